@@ -1,0 +1,284 @@
+"""A run's state, derived from what was written and what the scheduler says; stored nowhere."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from dto.runs.files import read_json, read_rows
+from dto.runs.paths import Run
+from dto.runs.requests import pending
+
+HEARTBEAT_LOST_SECONDS = 30.0
+_WAITING_WORDS = {
+    "PENDING",
+    "CONFIGURING",
+    "REQUEUED",
+    "REQUEUE_HOLD",
+    "SPECIAL_EXIT",
+    "SUSPENDED",
+    "RESV_DEL_HOLD",
+}
+_ALIVE_WORDS = {"RUNNING", "COMPLETING", "STAGE_OUT", "STOPPED"}
+
+
+class State(str, Enum):
+    """The life of a run; S2's six states, and what a cluster adds to them."""
+
+    QUEUED = "QUEUED"
+    STARTING = "STARTING"
+    RUNNING = "RUNNING"
+    RECOVERING = "RECOVERING"
+    PREEMPTED = "PREEMPTED"
+    STOPPED = "STOPPED"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+    @property
+    def is_alive(self) -> bool:
+        """Something runs, or will by itself."""
+        return self in _ALIVE
+
+
+_ALIVE = {State.QUEUED, State.STARTING, State.RUNNING, State.RECOVERING, State.PREEMPTED}
+
+
+@dataclass(frozen=True)
+class Status:
+    """What `dto status` shows. Times are seconds since the epoch, ages are seconds."""
+
+    id: str
+    state: State
+    text: str
+    submission: int
+    attempt: int
+    job_id: str | None = None
+    scheduler: str | None = None
+    log: str | None = None
+    world: int | None = None
+    nodes: tuple[str, ...] = ()
+    generation: int = 0
+    step: int | None = None
+    total_steps: int | None = None
+    epoch: int | None = None
+    loss: float | None = None
+    commit: str | None = None
+    heartbeat_age: float | None = None
+    exit_code: int | None = None
+    verdict: dict[str, Any] | None = None
+    resumable: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "state": self.state.value, "nodes": list(self.nodes)}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything that a state is derived from, gathered so that the derivation is pure."""
+
+    submission: int
+    attempt: int
+    submitted: float
+    """When the newest submission was handed over."""
+    rows: Sequence[Mapping[str, Any]]
+    """The newest attempt's journal."""
+    result: Mapping[str, Any] | None
+    requests: Sequence[Mapping[str, Any]]
+    scheduler_word: str | None
+    """SLURM's state of the job; "" where SLURM no longer knows it; None where nobody was asked."""
+    coordinator_alive: bool | None
+    """Whether the process that wrote the journal lives; None where it is on another host."""
+    has_commit: bool
+
+
+def derive(facts: Facts, now: float) -> tuple[State, str]:
+    """Return the state and one line that says why. Pure: same facts, same state."""
+    started = _first_time(facts.rows)
+    newest_started = started is not None and started >= facts.submitted
+    if facts.scheduler_word and facts.scheduler_word in _WAITING_WORDS:
+        if newest_started and facts.result is not None:
+            return State.PREEMPTED, f"stopped and requeued ({facts.result.get('text', '')})"
+        if newest_started:
+            return State.PREEMPTED, "the node was lost or taken; SLURM queued the job again"
+        return State.QUEUED, "waiting in the queue"
+    if facts.result is not None and (newest_started or _result_is_newer(facts)):
+        return _from_result(facts)
+    if not newest_started:
+        return _before_start(facts, now)
+    return _without_result(facts, now)
+
+
+def _result_is_newer(facts: Facts) -> bool:
+    return facts.result is not None and float(facts.result.get("t", 0.0)) >= facts.submitted
+
+
+def _from_result(facts: Facts) -> tuple[State, str]:
+    assert facts.result is not None
+    text = str(facts.result.get("text", ""))
+    if facts.result.get("then") == "requeue":
+        if facts.scheduler_word == "" or facts.coordinator_alive is False:
+            return State.STOPPED, f"{text}; the next attempt never came: resume it"
+        return State.PREEMPTED, text
+    return State(facts.result.get("state", "FAILED")), text
+
+
+def _before_start(facts: Facts, now: float) -> tuple[State, str]:
+    asked = {
+        str(row.get("kind")) for row in facts.requests if float(row.get("t", 0)) >= facts.submitted
+    }
+    if facts.scheduler_word in _ALIVE_WORDS:
+        return State.STARTING, "the job has its nodes; its coordinator is starting"
+    if "cancel" in asked:
+        return State.CANCELLED, "cancelled before it started"
+    if "stop" in asked:
+        return State.STOPPED, "stopped before it started"
+    silent = now - facts.submitted > HEARTBEAT_LOST_SECONDS
+    if facts.scheduler_word == "" or (facts.scheduler_word is None and silent):
+        return State.FAILED, "it ended before its coordinator wrote anything: see its log"
+    if facts.scheduler_word:
+        word = facts.scheduler_word
+        return State.FAILED, f"SLURM says {word} and nothing was started: see its log"
+    return State.STARTING, "its coordinator is starting"
+
+
+def _without_result(facts: Facts, now: float) -> tuple[State, str]:
+    """The newest attempt has begun and has no verdict: alive, or killed without a word."""
+    asked = {str(row.get("kind")) for row in facts.requests}
+    age = now - _last_time(facts.rows)
+    nobody_knows = facts.coordinator_alive is None and facts.scheduler_word is None
+    gone = facts.scheduler_word is not None and facts.scheduler_word not in _ALIVE_WORDS
+    silent = nobody_knows and age > HEARTBEAT_LOST_SECONDS
+    if gone or facts.coordinator_alive is False or silent:
+        if "cancel" in asked:
+            return State.CANCELLED, "cancelled"
+        word = f"; SLURM says {facts.scheduler_word}" if facts.scheduler_word else ""
+        text = "the node died, or somebody ended the whole job"
+        return State.FAILED, f"it was killed without a verdict{word}: {text}"
+    latest = [row for row in facts.rows if row.get("kind") == "state"][-1:]
+    word = str(latest[0]["state"]) if latest else "STARTING"
+    known = {"STARTING": State.STARTING, "RECOVERING": State.RECOVERING}
+    text = "saving, then stopping" if word == "STOPPING" else ""
+    if age > HEARTBEAT_LOST_SECONDS:
+        text = f"no heartbeat for {age:.0f} s"
+    return known.get(word, State.RUNNING), text
+
+
+def read_status(run: Run, scheduler_word: str | None, now: float) -> Status:
+    """Gather the facts of a run and derive its status.
+
+    `scheduler_word` is SLURM's state of the newest job, "" where SLURM does not know the job any
+    more, None for a local run or where SLURM could not be asked.
+    """
+    submission = max(run.submissions(), default=0)
+    attempt = max(run.attempts(), default=0)
+    job = read_json(run.submission(submission) / "job.json") or {}
+    rows = read_rows(run.attempt(attempt).journal) if attempt else []
+    result = read_json(run.attempt(attempt).result_file) if attempt else None
+    commits = committed(run.checkpoints)
+    facts = Facts(
+        submission,
+        attempt,
+        float(job.get("submitted", 0.0)),
+        rows,
+        result,
+        pending(run),
+        scheduler_word,
+        _coordinator_alive(rows),
+        bool(commits),
+    )
+    state, text = derive(facts, now)
+    begun = [row for row in rows if row.get("kind") == "state"]
+    latest = begun[-1] if begun else {}
+    metric = _newest_metric(rows)
+    ended = result if result is not None and not state.is_alive else {}
+    return Status(
+        id=run.id,
+        state=state,
+        text=text,
+        submission=submission,
+        attempt=attempt,
+        job_id=job.get("job_id") or latest.get("job_id"),
+        scheduler=job.get("scheduler"),
+        log=job.get("log"),
+        world=latest.get("world"),
+        nodes=tuple(latest.get("nodes") or ()),
+        generation=latest.get("generation", 0),
+        step=metric.get("step"),
+        total_steps=metric.get("total_steps"),
+        epoch=metric.get("epoch"),
+        loss=(metric.get("values") or {}).get("loss"),
+        commit=commits[-1] if commits else None,
+        heartbeat_age=round(now - _last_time(rows), 1) if rows else None,
+        exit_code=ended.get("exit_code"),
+        verdict=ended.get("verdict"),
+        resumable=state in (State.STOPPED, State.FAILED, State.CANCELLED),
+    )
+
+
+def committed(checkpoints: Path) -> list[str]:
+    """Return the names of committed checkpoints, oldest first (a manifest is the commit)."""
+    try:
+        names = [entry.name for entry in os.scandir(checkpoints) if entry.name.startswith("step-")]
+    except FileNotFoundError:
+        return []
+    keyed = [
+        (key, name)
+        for name in names
+        if (key := commit_key(name)) is not None and (checkpoints / name / "manifest.json").exists()
+    ]
+    return [name for _, name in sorted(keyed)]
+
+
+def commit_key(name: str) -> tuple[int, int, int] | None:
+    """Return (attempt, generation, step) of `step-<n>.a<k>g<g>`, the order of commits."""
+    step, _, tail = name.removeprefix("step-").partition(".a")
+    attempt, _, generation = tail.partition("g")
+    if not (step.isdigit() and attempt.isdigit() and generation.isdigit()):
+        return None
+    return int(attempt), int(generation), int(step)
+
+
+def _newest_metric(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return rank 0's last metric row, or nothing."""
+    mine = (row for row in reversed(rows) if row.get("kind") == "metric" and not row.get("rank"))
+    return next(mine, {})
+
+
+def _first_time(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    return float(rows[0].get("t", 0.0)) if rows else None
+
+
+def _last_time(rows: Sequence[Mapping[str, Any]]) -> float:
+    return max((float(row.get("t", 0.0)) for row in rows[-50:]), default=0.0)
+
+
+def _coordinator_alive(rows: Sequence[Mapping[str, Any]]) -> bool | None:
+    """Ask this host's /proc, if the journal was written here; a pid alone may be reused."""
+    begun = next((row for row in reversed(rows) if row.get("pid")), None)
+    if (
+        begun is None
+        or begun.get("host") != socket.gethostname()
+        or begun.get("boot_id") != boot_id()
+    ):
+        return None
+    return process_started(int(begun["pid"])) == int(begun.get("started") or 0)
+
+
+def boot_id() -> str:
+    """Return what tells this boot of this kernel from every other; containers share it."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def process_started(pid: int) -> int | None:
+    """Return a process's start in clock ticks since boot; None if it is gone or a zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] == "Z" else int(fields[19])
