@@ -99,23 +99,18 @@ class Facts:
 
 def derive(facts: Facts, now: float) -> tuple[State, str]:
     """Return the state and one line that says why. Pure: same facts, same state."""
-    started = _first_time(facts.rows)
-    newest_started = started is not None and started >= facts.submitted
+    newest_started = _submission_of(facts.rows) == facts.submission
     if facts.scheduler_word and facts.scheduler_word in _WAITING_WORDS:
         if newest_started and facts.result is not None:
             return State.PREEMPTED, f"stopped and requeued ({facts.result.get('text', '')})"
         if newest_started:
             return State.PREEMPTED, "the node was lost or taken; SLURM queued the job again"
         return State.QUEUED, "waiting in the queue"
-    if facts.result is not None and (newest_started or _result_is_newer(facts)):
+    if facts.result is not None and newest_started:
         return _from_result(facts)
     if not newest_started:
         return _before_start(facts, now)
     return _without_result(facts, now)
-
-
-def _result_is_newer(facts: Facts) -> bool:
-    return facts.result is not None and float(facts.result.get("t", 0.0)) >= facts.submitted
 
 
 def _from_result(facts: Facts) -> tuple[State, str]:
@@ -250,8 +245,10 @@ def _newest_metric(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     return next(mine, {})
 
 
-def _first_time(rows: Sequence[Mapping[str, Any]]) -> float | None:
-    return float(rows[0].get("t", 0.0)) if rows else None
+def _submission_of(rows: Sequence[Mapping[str, Any]]) -> int | None:
+    """Return which submission an attempt belongs to, from the first row of its journal."""
+    begun = next((row for row in rows if "submission" in row), None)
+    return int(begun["submission"]) if begun else None
 
 
 def _last_time(rows: Sequence[Mapping[str, Any]]) -> float:
