@@ -52,6 +52,8 @@ def facts(**changes: Any) -> Facts:
     return Facts(**{**given, **changes})
 
 
+CANCEL = [{"kind": "cancel", "t": 895.0}]
+STOP = [{"kind": "stop", "t": 895.0}]
 OLD = [{**BEGUN, "submission": 0}]
 CASES = [
     ("queued", facts(rows=[], scheduler_word="PENDING"), State.QUEUED),
@@ -64,11 +66,11 @@ CASES = [
     ("local, killed", facts(coordinator_alive=False), State.FAILED),
     ("silent", facts(rows=[BEGUN]), State.FAILED),
     ("slurm forgot it", facts(scheduler_word=""), State.FAILED),
-    ("slurm cancelled", facts(scheduler_word="CANCELLED", requests=[{"kind": "cancel", "t": 950.0}]),
+    ("slurm cancelled", facts(scheduler_word="CANCELLED", requests=CANCEL),
      State.CANCELLED),
-    ("cancelled while queued", facts(rows=[], scheduler_word="", requests=[{"kind": "cancel", "t": 895.0}]),
+    ("cancelled while queued", facts(rows=[], scheduler_word="", requests=CANCEL),
      State.CANCELLED),
-    ("stopped while queued", facts(rows=[], scheduler_word="", requests=[{"kind": "stop", "t": 895.0}]),
+    ("stopped while queued", facts(rows=[], scheduler_word="", requests=STOP),
      State.STOPPED),
     ("stopped", facts(result=STOPPED), State.STOPPED),
     ("requeued, waiting", facts(result=REQUEUED, scheduler_word="PENDING"), State.PREEMPTED),
