@@ -1,4 +1,4 @@
-"""What each layer of tests needs: missing is a skip with its reason, and a failure where CI=true."""
+"""What each layer of tests needs: missing is a skip with its reason, where CI=true a failure."""
 
 from __future__ import annotations
 
@@ -66,7 +66,9 @@ def repository() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _a_private_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def _a_private_home(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No test reads the settings of whoever runs it, or of a job that it runs in."""
     monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
     for name in list(os.environ):
