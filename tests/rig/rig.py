@@ -82,6 +82,12 @@ class Rig:
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
 
+    def submit(self, *options: str, wrap: str) -> str:
+        """Submit one shell line with plain sbatch; return the job's id."""
+        done = self.run("sbatch", "--parsable", "--output=/dev/null", *options, "--wrap", wrap)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
     def start(self) -> None:
         self._configure()
         self._spawn("slurmctld", "-D", "-f", str(self.conf))

@@ -53,9 +53,8 @@ def test_a_requeued_job_starts_again_within_seconds(rig: Rig, tmp_path: Path) ->
 
 def test_a_lost_node_takes_its_processes_with_it_and_can_come_back(tmp_path: Path) -> None:
     with temporary_rig(nodes=2) as rig:
-        wrap = "srun --no-kill sleep 1000"
-        done = rig.run("sbatch", "--parsable", "-kN2", "-o", "/dev/null", "--wrap", wrap)
-        rig.wait_for_state(done.stdout.strip(), "RUNNING")
+        job = rig.submit("--no-kill", "--nodes=2", wrap="srun --no-kill sleep 1000")
+        rig.wait_for_state(job, "RUNNING")
         rig.lose_node("n2")
         assert not [line for line in _processes_of(rig.directory) if "-N n2" in line]
         rig.start_node("n2")
@@ -64,8 +63,7 @@ def test_a_lost_node_takes_its_processes_with_it_and_can_come_back(tmp_path: Pat
 
 def test_teardown_leaves_no_process_and_no_file(tmp_path: Path) -> None:
     with temporary_rig() as rig:
-        done = rig.run("sbatch", "-N3", "-o", "/dev/null", "--wrap", "srun sleep 1000 & wait")
-        rig.wait_for_state(done.stdout.split()[-1], "RUNNING")
+        rig.wait_for_state(rig.submit("--nodes=3", wrap="srun sleep 1000 & wait"), "RUNNING")
         directory = rig.directory
         assert len(_processes_of(directory)) > 4
     assert _processes_of(directory) == []
