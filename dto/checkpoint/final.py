@@ -1,0 +1,49 @@
+"""The model that a finished training leaves: `final_model_<timestamp>.pt`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from dto.checkpoint.torch_file import load_file, load_weights, save_file
+from dto.errors import CheckpointError
+
+
+def save_final(
+    directory: Path,
+    model: nn.Module,
+    optimizer: Optimizer | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    name: str = "final_model",
+) -> Path:
+    """Write the final model under a new name and return its path."""
+    stamp = time.strftime("%Y%m%d_%H%M%S")
+    path, number = directory / f"{name}_{stamp}.pt", 1
+    while path.exists():
+        number += 1
+        path = directory / f"{name}_{stamp}-{number}.pt"
+    content: dict[str, Any] = {
+        "model_state_dict": model.state_dict(),
+        "final_metrics": dict(metrics or {}),
+        "timestamp": stamp,
+        "model_class": type(model).__name__,
+    }
+    if optimizer is not None:
+        content["optimizer_state_dict"] = optimizer.state_dict()
+    save_file(path, content)
+    return path
+
+
+def load_final(path: Path, model: nn.Module) -> dict[str, Any]:
+    """Load the weights into `model`; returns the rest of the file, metrics among it."""
+    content = load_file(path)
+    weights = content.pop("model_state_dict", None)
+    if not isinstance(weights, dict):
+        raise CheckpointError(f"{path} holds no model_state_dict: not a final model")
+    load_weights(model, weights, path)
+    return content
