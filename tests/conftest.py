@@ -1,60 +1,21 @@
-"""What each layer of tests needs: missing is a skip with its reason, where CI=true a failure."""
+"""Skip what this machine cannot run, saying why; keep every test away from the user's settings."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).parents[1]
-
-
-def _root() -> str | None:
-    return None if os.geteuid() == 0 else "needs root"
-
-
-def _slurm() -> str | None:
-    programs = ("slurmctld", "slurmd", "srun", "sbatch", "scontrol", "squeue")
-    path = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
-    missing = [program for program in programs if shutil.which(program, path=path) is None]
-    if missing:
-        return f"needs {', '.join(missing)} (Debian: slurmctld slurmd slurm-client)"
-    return _root()
-
-
-def _horovod() -> str | None:
-    if importlib.util.find_spec("horovod") is None:
-        return "needs Horovod (scripts/install-horovod.sh)"
-    return None
-
-
-def _gpu() -> str | None:
-    if Path("/dev/nvidiactl").exists():
-        return None
-    return "needs an NVIDIA GPU"
-
-
-NEEDS: dict[str, Callable[[], str | None]] = {
-    "root": _root,
-    "slurm": _slurm,
-    "horovod": _horovod,
-    "gpu": _gpu,
-}
+from tests.layers import NEEDS, must_run
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for mark, missing in NEEDS.items():
-        if item.get_closest_marker(mark) is None:
+        if item.get_closest_marker(mark) is None or (reason := missing()) is None:
             continue
-        reason = missing()
-        if reason is None:
-            continue
-        if os.environ.get("CI") == "true" and mark != "gpu":
+        if must_run(mark):
             pytest.fail(f"{mark}: {reason}", pytrace=False)
         pytest.skip(f"{mark}: {reason}")
 
@@ -62,7 +23,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture
 def repository() -> Path:
     """The root of the checkout."""
-    return REPOSITORY
+    return Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
