@@ -64,14 +64,14 @@ done
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 echo "building Horovod $version for torch ${key%%-cp*} (${options[*]}); it takes a few minutes ..."
-# pip would run the sdist's own build to learn its metadata; an index lookup of the file is enough.
+# pip runs the archive's setup.py for its metadata: that needs the setuptools installed above.
 "$python" -m pip download -q --disable-pip-version-check --no-deps --no-build-isolation \
   --no-binary horovod --dest "$work" "horovod==$version"
 archive=$work/horovod-$version.tar.gz
 echo "$sha256  $archive" | sha256sum --check --quiet || fail "the source archive is not the known one"
 tar -xzf "$archive" -C "$work"
 source=$work/horovod-$version
-# torch's headers want C++20 since 2.12; upstream asks for 14.
+# Horovod asks for C++14, in which the headers of today's torch do not compile.
 sed -i 's/CMAKE_CXX_STANDARD 14/CMAKE_CXX_STANDARD 20/' \
   "$source/CMakeLists.txt" "$source/horovod/torch/CMakeLists.txt"
 log=$work/build.log
