@@ -1,0 +1,5 @@
+"""`python -m dto` is `dto`."""
+
+from dto.cli.main import main
+
+main()

@@ -1,0 +1,1 @@
+"""The `dto` command: words in, calls to the rooms below, words out."""

@@ -1,0 +1,1 @@
+"""From a job's description to a running job, and what people then ask of it."""

@@ -1,0 +1,41 @@
+"""What dto asks of a scheduler; a new one is a module with these five methods."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class QueueEntry:
+    """The scheduler's word on one job."""
+
+    job_id: str
+    state: str
+    reason: str = ""
+    start: str = ""
+    left: str = ""
+    nodes: str = ""
+
+
+class Scheduler(Protocol):
+    """A place that takes job scripts.
+
+    Every method raises ClusterError where the scheduler cannot be reached, and SchedulerError
+    with the scheduler's own words where it refuses.
+    """
+
+    def command(self) -> list[str]:
+        """Return the argument vector that `submit` hands the script to."""
+
+    def submit(self, script: bytes) -> str:
+        """Hand over a job script; return the job's id."""
+
+    def test(self, script: bytes) -> str:
+        """Return what the scheduler says it would do with the script."""
+
+    def query(self, job_ids: list[str]) -> dict[str, QueueEntry]:
+        """Return what it knows of these jobs; one that it has forgotten is absent."""
+
+    def cancel(self, job_id: str) -> None:
+        """End a job, or take it out of the queue."""

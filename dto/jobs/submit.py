@@ -1,0 +1,129 @@
+"""Makes the run directory of a job and hands its script to a scheduler."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from dto.config.resolve import Resolved
+from dto.errors import DtoError
+from dto.jobs.code import copy_tree, find_tree
+from dto.jobs.render import render
+from dto.jobs.schedulers.base import Scheduler
+from dto.jobs.spec_files import surroundings, write_job, write_submission
+from dto.runs.paths import Run, cannot_write, create_run
+
+CodeChoice = Literal["copy", "in-place"]
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A run that was handed over."""
+
+    run: Run
+    submission: int
+    job_id: str | None
+    log: Path
+    note: str = ""
+    """One line on the code copy, where there is something to say."""
+
+
+def preview(job: Resolved) -> str:
+    """Return job.sh as it would be, with a placeholder for the run's id; writes nothing."""
+    run = Path(job.spec.run_root) / f"YYYYMMDD-HHMMSS-{job.spec.name}-XXXX"
+    return render(job.spec, run, 1, sys.executable)
+
+
+def start_local(job: Resolved, env: Mapping[str, str]) -> Submitted:
+    """Make the run directory of a local job. The caller then becomes the job."""
+    preview(job)  # refuses what cannot be rendered before anything is written
+    run = create_run(Path(job.spec.run_root), job.spec.name)
+    number = run.add_submission()
+    return write_local(run, number, job, env)
+
+
+def write_local(run: Run, number: int, job: Resolved, env: Mapping[str, str]) -> Submitted:
+    script = render(job.spec, run.path, number, sys.executable)
+    context = surroundings(job.spec.seed, Path(job.spec.cwd), env)
+    write_submission(run, number, job, script, context)
+    log = run.attempt(max(run.attempts(), default=0) + 1).path
+    write_job(run, number, "local", None, log)
+    return Submitted(run, number, None, log)
+
+
+def submit(
+    job: Resolved, scheduler: Scheduler, env: Mapping[str, str], code: CodeChoice
+) -> Submitted:
+    """Make a new run and hand its job to the scheduler.
+
+    Raises:
+        SchedulerError: it was refused; nothing of the run is left behind.
+        ClusterError: nobody answered.
+    """
+    preview(job)
+    run = create_run(Path(job.spec.run_root), job.spec.name)
+    number = run.add_submission()
+    try:
+        job, note = with_code(job, run, code)
+        return _hand_over(run, number, job, scheduler, env, note)
+    except DtoError:  # also a lost answer: a job without its folder ends at once
+        shutil.rmtree(run.path)
+        raise
+
+
+def submit_again(
+    run: Run, job: Resolved, scheduler: Scheduler, env: Mapping[str, str]
+) -> Submitted:
+    """Add a submission to a run that ended, and hand it over."""
+    number = run.add_submission()
+    try:
+        return _hand_over(run, number, job, scheduler, env, "")
+    except DtoError:  # also a lost answer: a job without its folder ends at once
+        shutil.rmtree(run.submission(number))
+        raise
+
+
+def _hand_over(
+    run: Run, number: int, job: Resolved, scheduler: Scheduler, env: Mapping[str, str], note: str
+) -> Submitted:
+    script = render(job.spec, run.path, number, sys.executable)
+    context = surroundings(job.spec.seed, Path(job.spec.cwd), env)
+    write_submission(run, number, job, script, context)
+    job_id = scheduler.submit(os.fsencode(script))
+    log = run.path / f"slurm-{job_id}.out"
+    write_job(run, number, "slurm", job_id, log)
+    return Submitted(run, number, job_id, log, note)
+
+
+def with_code(job: Resolved, run: Run, choice: CodeChoice) -> tuple[Resolved, str]:
+    """Copy the code beside the run and point the job at the copy; the cwd stays the user's."""
+    if choice == "in-place":
+        return job, ""
+    spec = job.spec
+    cwd = Path(os.path.realpath(spec.cwd))
+    script = _real(Path(spec.script)) if spec.script else None
+    place = script.parent if script else cwd
+    tree = find_tree(place, script, Path(spec.run_root))
+    if tree is None:
+        return job, f"{place} is no git work tree: the job runs the code in place"
+    copy = copy_tree(tree, run.path.parent)
+    try:
+        run.code.symlink_to(os.path.relpath(copy, run.path))
+    except OSError as error:
+        raise cannot_write(run.path, error) from None
+    inside = cwd.is_relative_to(tree.root)
+    changed = {"code": os.fspath(copy / cwd.relative_to(tree.root) if inside else copy)}
+    if script is not None:
+        changed["script"] = os.fspath(copy / script.relative_to(tree.root))
+    origins = {**job.origins, **dict.fromkeys(changed, f"code copy of {tree.root}")}
+    return Resolved(spec.model_copy(update=changed), origins), ""
+
+
+def _real(script: Path) -> Path:
+    """Resolve the folder, as git does, and keep a script that is itself a link."""
+    return Path(os.path.realpath(script.parent)) / script.name
