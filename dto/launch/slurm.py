@@ -1,0 +1,92 @@
+"""The few questions a running job asks SLURM, and the requeue at its end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dto.launch.hostlist import expand_hostlist
+from dto.launch.stopping import parse_time_left
+from dto.runs.files import read_json, write_json
+
+_QUESTION_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class SlurmJob:
+    """The allocation we are in."""
+
+    job_id: str
+    nodes: tuple[str, ...]
+    cpus_per_task: str | None
+
+    def deadline(self) -> float | None:
+        """Return when the job's time is up (it may be changed while the job runs)."""
+        left = _ask("squeue", "-h", "-j", self.job_id, "-o", "%L")
+        seconds = parse_time_left(left) if left else None
+        return None if seconds is None else time.time() + seconds
+
+    def was_cancelled(self) -> bool:
+        """Tell somebody's scancel from a preemption; both come as SIGTERM."""
+        return "JobState=CANCELLED" in _ask("scontrol", "show", "job", self.job_id).split()
+
+    def requeue(self, job_script: Path) -> str:
+        """Queue this job again and return its id.
+
+        SLURM ends the batch script within a second of that, so this is its last action. Where a
+        site forbids requeueing, the same script is submitted to start after this job.
+        """
+        done = _run("scontrol", "requeue", self.job_id)
+        if done.returncode == 0:
+            return self.job_id
+        scrubbed = {k: v for k, v in os.environ.items() if not k.startswith(_SCRUBBED)}
+        with open(job_script, "rb") as script:
+            again = subprocess.run(
+                ["sbatch", "--parsable", f"--dependency=afterany:{self.job_id}"],
+                stdin=script,
+                capture_output=True,
+                text=True,
+                env=scrubbed,
+                timeout=_QUESTION_SECONDS,
+            )
+        if again.returncode != 0:
+            return ""
+        job_id = again.stdout.strip().partition(";")[0]
+        record = job_script.parent / "job.json"
+        write_json(record, {**(read_json(record) or {}), "job_id": job_id})
+        return job_id
+
+
+_SCRUBBED = ("SLURM_", "SBATCH_", "SRUN_", "SQUEUE_")
+
+
+def current_job(env: Mapping[str, str]) -> SlurmJob | None:
+    """Return the allocation that this process runs in, if it can be used."""
+    job_id = env.get("SLURM_JOB_ID")
+    if not job_id or shutil.which("srun", path=env.get("PATH")) is None:
+        return None
+    nodes = tuple(expand_hostlist(env.get("SLURM_JOB_NODELIST", "")))
+    return SlurmJob(job_id, nodes, env.get("SLURM_CPUS_PER_TASK"))
+
+
+def node_address(node: str) -> str:
+    """Return the address SLURM itself uses for a node, "" if it does not say."""
+    words = _ask("scontrol", "show", "node", node).split()
+    return next((w.partition("=")[2] for w in words if w.startswith("NodeAddr=")), "")
+
+
+def _ask(*argv: str) -> str:
+    done = _run(*argv)
+    return done.stdout if done.returncode == 0 else ""
+
+
+def _run(*argv: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(argv, capture_output=True, text=True, timeout=_QUESTION_SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return subprocess.CompletedProcess(argv, 1, "", str(error))

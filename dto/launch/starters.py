@@ -1,0 +1,127 @@
+"""How agents come to life: as children here, or as one srun step over an allocation."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from dto.launch.ranks import die_with_parent
+from dto.launch.slurm import SlurmJob
+from dto.launch.traces import read_tail
+
+AGENT = [sys.executable, "-m", "dto.launch", "agent"]
+_LEAVE_SECONDS = 10.0
+
+
+class Starter(Protocol):
+    """Starts all agents of a run; may be started again after `stop`."""
+
+    def start(self, env: Mapping[str, str]) -> None:
+        """Start every agent with `env` on top of our own environment."""
+
+    def problem(self) -> str:
+        """Return why agents will never arrive, "" while they may."""
+
+    def stop(self) -> None:
+        """Wait a moment for agents to leave by themselves, then end them."""
+
+
+class LocalStarter:
+    """Agents as children on this machine; more than one stand for nodes, in tests and trials.
+
+    They run in the run directory: `python -m` would otherwise import whatever lies around the
+    user's scripts under the names of our modules.
+    """
+
+    def __init__(self, nodes: int, directory: Path) -> None:
+        self._nodes = nodes
+        self._directory = directory
+        self._agents: list[subprocess.Popen[bytes]] = []
+
+    def start(self, env: Mapping[str, str]) -> None:
+        host, parent = socket.gethostname(), os.getpid()
+        for index in range(self._nodes):
+            node = host if self._nodes == 1 else f"{host}-{index}"
+            named = {"DTO_NODE": node, "DTO_NODE_INDEX": str(index)}
+            agent = subprocess.Popen(
+                AGENT,
+                cwd=self._directory,
+                env={**os.environ, **env, **named},
+                preexec_fn=lambda: die_with_parent(parent),
+            )
+            self._agents.append(agent)
+
+    def problem(self) -> str:
+        codes = [code for agent in self._agents if (code := agent.poll()) is not None]
+        return f"the agent left with {codes[0]}" if codes else ""
+
+    def stop(self) -> None:
+        for agent in self._agents:
+            _end(agent, agent.kill)
+        self._agents.clear()
+
+
+class SrunStarter:
+    """One task per node in this allocation. What srun itself says is kept for the verdict."""
+
+    def __init__(self, job: SlurmJob, nodes: int, directory: Path) -> None:
+        self._job = job
+        self._nodes = nodes
+        self._directory = directory
+        self._errors = directory / "srun.log"
+        self._srun: subprocess.Popen[bytes] | None = None
+
+    def start(self, env: Mapping[str, str]) -> None:
+        with open(self._errors, "ab") as errors:
+            self._srun = subprocess.Popen(
+                self.argv(),
+                env={**os.environ, **env},
+                stdin=subprocess.DEVNULL,
+                stderr=errors,
+                start_new_session=True,  # the terminal's Ctrl-C is for the coordinator
+            )
+
+    def argv(self) -> list[str]:
+        cpus = self._job.cpus_per_task
+        return [
+            "srun",
+            f"--nodes={self._nodes}",
+            f"--ntasks={self._nodes}",
+            "--ntasks-per-node=1",
+            *([f"--cpus-per-task={cpus}"] if cpus else []),
+            "--kill-on-bad-exit=0",
+            "--wait=0",
+            "--overlap",
+            "--export=ALL",
+            f"--chdir={self._directory}",
+            *AGENT,
+        ]
+
+    def problem(self) -> str:
+        if self._srun is None or self._srun.poll() is None:
+            return ""
+        said = read_tail(self._errors).strip().splitlines()
+        return f"srun ended: {said[-1]}" if said else f"srun left with {self._srun.returncode}"
+
+    def stop(self) -> None:
+        if self._srun is not None:
+            srun = self._srun
+            _end(srun, lambda: srun.send_signal(signal.SIGTERM))
+            _end(srun, srun.kill)
+            self._srun = None
+
+
+def _end(process: subprocess.Popen[bytes], insist: Callable[[], None]) -> None:
+    try:
+        process.wait(_LEAVE_SECONDS)
+    except subprocess.TimeoutExpired:
+        insist()
+        time.sleep(0)
+        process.wait(_LEAVE_SECONDS)
