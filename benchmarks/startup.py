@@ -52,8 +52,8 @@ def _timed(command: Sequence[str], folder: str) -> Callable[[], float]:
     def once() -> float:
         began = time.perf_counter()
         subprocess.run(
-            command, cwd=folder, env=env, check=True, stdout=subprocess.DEVNULL,
-            stdin=subprocess.DEVNULL, timeout=60,
+            command, cwd=folder, env=env, check=True, stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60,
         )  # fmt: skip
         return time.perf_counter() - began
 
