@@ -1,0 +1,46 @@
+"""The models and readers that the examples are made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dto.errors import DtoError
+from examples import cifar
+from examples.resnet import ResNet18
+from tests.cifar_files import write_tiny_cifar
+
+
+def test_resnet_18_has_the_known_number_of_parameters_and_ten_outputs() -> None:
+    model = ResNet18()
+    assert sum(parameter.numel() for parameter in model.parameters()) == 11_173_962
+    assert ResNet18(width=4)(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_cifar_is_read_from_its_binary_format(tmp_path: Path) -> None:
+    folder = write_tiny_cifar(tmp_path, images_per_file=4)
+    train, held_out = cifar.load(tmp_path)
+    assert (len(train), len(held_out)) == (20, 4)
+    raw = np.fromfile(folder / "test_batch.bin", dtype=np.uint8)
+    image, label = held_out[1]
+    assert int(label) == raw[cifar.RECORD]
+    green_of_second = raw[cifar.RECORD + 1 + 1024] / 255
+    assert float(image[1, 0, 0]) == pytest.approx((green_of_second - 0.4822) / 0.2435, abs=1e-6)
+    augmented, _ = train[0]
+    assert augmented.shape == (3, 32, 32) and augmented.dtype == torch.float32
+
+
+def test_missing_or_broken_cifar_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(DtoError, match=r"download https://\S+cifar-10-binary.tar.gz .* tar -xzf"):
+        cifar.load(tmp_path)
+    folder = write_tiny_cifar(tmp_path, images_per_file=2)
+    path = folder / "data_batch_3.bin"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DtoError, match="not a multiple of 3073: download again"):
+        cifar.load(tmp_path)
+    path.write_bytes(bytes([10]) * cifar.RECORD)
+    with pytest.raises(DtoError, match="label above 9"):
+        cifar.load(tmp_path)
