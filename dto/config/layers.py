@@ -85,7 +85,7 @@ def _convert(name: str, raw: Any, base: Path | None) -> Any:
     if name in _MAPPINGS:
         return raw if isinstance(raw, dict) else pairs(shlex.split(str(raw)))
     if name == "setup":
-        return raw if isinstance(raw, list) else str(raw).splitlines()
+        return list(raw) if isinstance(raw, list | tuple) else str(raw).splitlines()
     if name in _PATHS and isinstance(raw, str):
         return _path(name, raw, base)
     return raw

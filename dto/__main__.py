@@ -1,5 +1,0 @@
-"""`python -m dto` is `dto`."""
-
-from dto.cli.main import main
-
-main()
