@@ -16,10 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def newest_job(run: Run) -> str | None:
-    """Return the SLURM id of the newest submission, None for a local run.
-
-    The journal's word counts more: where a site forbids requeue, the run goes on under a new id.
-    """
+    """Return the SLURM id of the newest submission, None for a local run."""
     number = max(run.submissions(), default=0)
     record = read_json(run.submission(number) / "job.json") or {}
     return str(record["job_id"]) if record.get("job_id") else None

@@ -57,6 +57,8 @@ def render(spec: JobSpec, run: Path, submission: int, python: str) -> str:
     """
     if any(ord(sign) < 32 or ord(sign) == 127 for sign in f"{run}{python}"):
         raise ConfigError(f"a control character in the path {str(run)!r}: choose another place")
+    if spec.scheduler == "slurm" and "\\" in str(run):
+        raise ConfigError(f"SLURM cannot write logs below {run}: no backslash in --run-root")
     folder = run / f"submission-{submission}"
     words = [python, "-m", "dto.launch", "job", "--run", str(run), "--submission", str(submission)]
     return _template(f"job.{spec.scheduler}.sh.j2").render(
@@ -91,9 +93,15 @@ def directives(spec: JobSpec, run: Path) -> list[str]:
         "output": str(run).replace("%", "%%") + "/slurm-%j.out",
         "error": str(run).replace("%", "%%") + "/slurm-%j.err",
     }
-    return [
-        f"--{key}={shlex.quote(value)}" if value else f"--{key}" for key, value in lines.items()
-    ]
+    return [f"--{key}={quoted(value)}" if value else f"--{key}" for key, value in lines.items()]
+
+
+def quoted(value: str) -> str:
+    """Quote a value for a #SBATCH line.
+
+    SLURM reads quotes as a shell does, except that a backslash escapes within single ones too.
+    """
+    return shlex.quote(value.replace("\\", "\\\\"))
 
 
 def extra_options(options: dict[str, str]) -> dict[str, str]:

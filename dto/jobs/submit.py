@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from dto.config.resolve import Resolved
-from dto.errors import DtoError
+from dto.config.spec import JobSpec
+from dto.errors import DtoError, SchedulerError
 from dto.jobs.code import copy_tree, find_tree
 from dto.jobs.render import render
 from dto.jobs.schedulers.base import Scheduler
@@ -56,6 +57,22 @@ def write_local(run: Run, number: int, job: Resolved, env: Mapping[str, str]) ->
     return Submitted(run, number, None, log)
 
 
+def check_size(spec: JobSpec, scheduler: Scheduler) -> None:
+    """Refuse a job that no amount of waiting starts; SLURM itself may queue it for ever.
+
+    `sbatch --test-only` cannot tell it from one whose nodes are drained today.
+
+    Raises:
+        SchedulerError: the partition is smaller than the job.
+    """
+    most = scheduler.nodes_of(spec.partition)
+    if most is not None and spec.nodes > most:
+        raise SchedulerError(
+            f"{spec.nodes} nodes can never be had: partition {spec.partition or '(default)'} has "
+            f"{most}; lower -N"
+        )
+
+
 def submit(
     job: Resolved, scheduler: Scheduler, env: Mapping[str, str], code: CodeChoice
 ) -> Submitted:
@@ -66,6 +83,7 @@ def submit(
         ClusterError: nobody answered.
     """
     preview(job)
+    check_size(job.spec, scheduler)
     run = create_run(Path(job.spec.run_root), job.spec.name)
     number = run.add_submission()
     try:
@@ -80,6 +98,7 @@ def submit_again(
     run: Run, job: Resolved, scheduler: Scheduler, env: Mapping[str, str]
 ) -> Submitted:
     """Add a submission to a run that ended, and hand it over."""
+    check_size(job.spec, scheduler)
     number = run.add_submission()
     try:
         return _hand_over(run, number, job, scheduler, env, "")

@@ -1,4 +1,4 @@
-"""What dto asks of a scheduler; a new one is a module with these five methods."""
+"""What dto asks of a scheduler; a new one is a module with these methods."""
 
 from __future__ import annotations
 
@@ -30,6 +30,10 @@ class Scheduler(Protocol):
 
     def submit(self, script: bytes) -> str:
         """Hand over a job script; return the job's id."""
+
+    def nodes_of(self, partition: str | None) -> int | None:
+        """Return how many nodes a partition (None: the default one) has, those that are down
+        included; None where nobody knows."""
 
     def test(self, script: bytes) -> str:
         """Return what the scheduler says it would do with the script."""

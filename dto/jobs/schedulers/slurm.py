@@ -17,7 +17,8 @@ _STRAY = ("SLURM_", "SBATCH_", "SRUN_", "SQUEUE_", "SCANCEL_", "SACCT_", "SINFO_
 _KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_CLUSTERS"}
 _UNREACHABLE = re.compile(
     r"unable to contact|connection refused|socket timed out|could not establish|no such host"
-    r"|communication connection failure|configuration source|unable to establish",
+    r"|communication connection failure|configuration source|unable to establish"
+    r"|unable to process configuration",
     re.IGNORECASE,
 )
 
@@ -46,6 +47,16 @@ class Slurm:
         if not job_id.isdigit():
             raise SchedulerError(f"sbatch answered {answer!r} instead of a job id")
         return job_id
+
+    def nodes_of(self, partition: str | None) -> int | None:
+        done = self._ask(["sinfo", "--noheader", "--format=%P|%D"], b"", may_fail=True)
+        wanted = partition.split(",") if partition else []
+        counts = [
+            int(nodes)
+            for label, nodes in (line.rsplit("|", 1) for line in done.stdout.splitlines())
+            if label.removesuffix("*") in wanted or (not wanted and label.endswith("*"))
+        ]
+        return sum(counts) if counts and done.returncode == 0 else None
 
     def test(self, script: bytes) -> str:
         done = self._ask([*self.command(), "--test-only"], script)
