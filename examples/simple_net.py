@@ -65,9 +65,9 @@ def accuracy(model: nn.Module, data: TensorDataset, device: torch.device) -> flo
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--batch-size", type=int, default=64, help="over all workers")
-    parser.add_argument("--lr", type=float, default=0.002)
+    parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=0)
@@ -90,15 +90,17 @@ def main() -> None:
         seed=options.seed,
         verbose=False,
     )
+    optimizer = torch.optim.SGD(model.parameters(), lr=options.lr, momentum=0.9)
     node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
     print(f"rank {trainer.rank}/{trainer.size} on {node}", flush=True)
     history = trainer.fit(
         model,
         DataLoader(train, batch_size=options.batch_size, shuffle=True),
-        torch.optim.Adam(model.parameters(), lr=options.lr),
+        optimizer,
         nn.CrossEntropyLoss(),
         options.epochs,
         val_loader=DataLoader(held_out, batch_size=options.batch_size),
+        scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.epochs),
     )
     if trainer.is_master():
         right = accuracy(model, held_out, trainer.device)
