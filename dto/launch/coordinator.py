@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -79,9 +78,8 @@ class Coordinator:
             return await self._generations(address)
         finally:
             self._hub.forget_all()
-            await asyncio.sleep(0)
-            self._setting.starter.stop()
-            self._hub.close()
+            await self._setting.starter.stop()
+            await self._hub.close()
             self._kv.close()
 
     async def _generations(self, address: Address) -> Ended:
@@ -111,7 +109,7 @@ class Coordinator:
             self._note_state("RECOVERING")
             if generation.lost_nodes:
                 self._hub.forget_all()
-                self._setting.starter.stop()
+                await self._setting.starter.stop()
 
     async def _gather(self, address: Address) -> Ended | None:
         """Start the agents and wait for all of them; return why that came to nothing."""
@@ -238,7 +236,7 @@ class Coordinator:
         may_requeue = self._spec.requeue and order.source != "person"
         then = "requeue" if may_requeue else "leave"
         write_json(setting.attempt.stop_file, {"reason": order.reason, "then": then})
-        self._progress.say(f"{order.reason}: {'ending' if order.kill else 'saving, then stopping'}")
+        self._progress.say(f"{order.reason}: {'ending' if order.kill else 'stopping'}")
 
     def _note_state(self, word: str) -> None:
         nodes = [member.node for member in self._hub.ordered()]

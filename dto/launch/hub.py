@@ -44,6 +44,7 @@ class Hub:
         self._inbox: asyncio.Queue[Event] = asyncio.Queue()
         self._server: asyncio.AbstractServer | None = None
         self._checked = time.monotonic()
+        self._channels: set[Channel] = set()
         self.members: dict[str, Member] = {}
 
     async def open(self, host: str) -> int:
@@ -89,12 +90,17 @@ class Hub:
         self.broadcast("finish")
         self.members.clear()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         if self._server is not None:
             self._server.close()
+        for channel in self._channels:
+            channel.close()
+        while self._channels:  # each connection's task takes its own out
+            await asyncio.sleep(0)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         channel = Channel(reader, writer)
+        self._channels.add(channel)
         try:
             member = await self._introduce(channel)
             if member is None:
@@ -106,6 +112,7 @@ class Hub:
                 self.put(Event("message", member, message))
             self._lose(member)
         finally:
+            self._channels.discard(channel)
             channel.close()
 
     async def _introduce(self, channel: Channel) -> Member | None:

@@ -76,7 +76,8 @@ def _run_attempt(place: Place, attempt: Attempt) -> Outcome:
     except PreflightError as error:
         ended = Ended(Verdict(False, error.exit_code, str(error), "start-failed"))
     newest = _newest_commit(place.run, attempt)
-    outcome = decide(ended, _may_requeue(place), newest)
+    is_progress = newest is not None and _step(newest) > max(map(_step, known[-1:]), default=-1)
+    outcome = decide(ended, _may_requeue(place), newest, is_progress)
     more = {
         "last_step": notes.last_step,
         "commit": newest or (known[-1] if known else None),
@@ -140,11 +141,12 @@ def _addresses(slurm: SlurmJob | None) -> list[str]:
 def _stop_watch(place: Place, began: float) -> StopWatch:
     spec, slurm = place.spec, place.slurm
     if slurm is not None:
+        was_cancelled = slurm.was_cancelled if place.is_batch else None
         return StopWatch(
-            place.run, slurm.deadline, spec.time_seconds, spec.save_budget, slurm.was_cancelled
+            place.run, slurm.deadline, spec.time_seconds, spec.save_budget, was_cancelled
         )
     end = None if spec.time_seconds is None else began + spec.time_seconds
-    return StopWatch(place.run, lambda: end, spec.time_seconds, spec.save_budget, lambda: False)
+    return StopWatch(place.run, lambda: end, spec.time_seconds, spec.save_budget)
 
 
 def _may_requeue(place: Place) -> bool:
@@ -171,6 +173,11 @@ def _newest_commit(run: Run, attempt: Attempt) -> str | None:
     return mine[-1] if mine else None
 
 
+def _step(commit: str) -> int:
+    _, _, step = commit_key(commit) or (0, 0, 0)
+    return step
+
+
 def _ranks(spec: Spec) -> str:
     nodes = f" on {spec.nodes} nodes" if spec.nodes > 1 else ""
     return f"{spec.world} rank{'s' if spec.world > 1 else ''}{nodes}"
@@ -178,8 +185,8 @@ def _ranks(spec: Spec) -> str:
 
 def _tell(progress: Progress, run: Run, outcome: Outcome) -> None:
     progress.say(f"{outcome.state}: {outcome.text}")
-    if outcome.verdict.message and outcome.verdict.message not in outcome.text:
-        progress.say(outcome.verdict.message)
+    if outcome.verdict.message and not outcome.verdict.error_type:
+        progress.say(f"the last line it wrote: {outcome.verdict.message}")
     progress.say(f"log: dto logs {run.id}")
     if outcome.state not in ("COMPLETED", "PREEMPTED"):
         progress.say(f"resume: dto resume {run.id}")

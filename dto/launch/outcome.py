@@ -72,11 +72,11 @@ def _ended_by_us(endings: Sequence[Ending], order: Order) -> Verdict:
     return Verdict(False, code, cause, "cancelled", last_step=max(steps, default=None))
 
 
-def decide(ended: Ended, may_requeue: bool, new_commit: str | None) -> Outcome:
+def decide(ended: Ended, may_requeue: bool, new_commit: str | None, is_progress: bool) -> Outcome:
     """Turn the end of an attempt into the run's state.
 
-    A job goes on by itself only if SLURM or the clock stopped it, and only after a checkpoint
-    newer than those it began with: otherwise it would go round in circles.
+    A job goes on by itself only if SLURM or the clock stopped it, and only if its checkpoint is
+    further on than the one it began with: otherwise it would go round in circles.
     """
     verdict, order = ended.verdict, ended.order
     if verdict.kind == "completed":
@@ -92,8 +92,8 @@ def decide(ended: Ended, may_requeue: bool, new_commit: str | None) -> Outcome:
         return Outcome("STOPPED", "leave", verdict, saved)
     if not may_requeue:
         return Outcome("STOPPED", "leave", verdict, f"{saved}; it does not requeue itself")
-    if new_commit is None:
-        text = f"{saved}; not requeued, for it would only begin at the same place again"
+    if not is_progress:
+        text = f"{saved}; not requeued, for it made no progress since it began"
         return Outcome("STOPPED", "leave", verdict, text)
     return Outcome("PREEMPTED", "requeue", verdict, f"{saved}; it goes on by itself")
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from dto.launch.traces import read_tail
 
 AGENT = [sys.executable, "-m", "dto.launch", "agent"]
 _LEAVE_SECONDS = 10.0
+_POLL_SECONDS = 0.02
 
 
 class Starter(Protocol):
@@ -29,7 +30,7 @@ class Starter(Protocol):
     def problem(self) -> str:
         """Return why agents will never arrive, "" while they may."""
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """Wait a moment for agents to leave by themselves, then end them."""
 
 
@@ -62,9 +63,11 @@ class LocalStarter:
         codes = [code for agent in self._agents if (code := agent.poll()) is not None]
         return f"the agent left with {codes[0]}" if codes else ""
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         for agent in self._agents:
-            _end(agent, agent.kill)
+            if not await _has_left(agent):
+                agent.kill()
+                agent.wait()
         self._agents.clear()
 
 
@@ -110,18 +113,19 @@ class SrunStarter:
         said = read_tail(self._errors).strip().splitlines()
         return f"srun ended: {said[-1]}" if said else f"srun left with {self._srun.returncode}"
 
-    def stop(self) -> None:
-        if self._srun is not None:
-            srun = self._srun
-            _end(srun, lambda: srun.send_signal(signal.SIGTERM))
-            _end(srun, srun.kill)
-            self._srun = None
+    async def stop(self) -> None:
+        """srun passes SIGTERM on as the end of the step; SIGKILL would leave the step behind."""
+        srun, self._srun = self._srun, None
+        if srun is None or await _has_left(srun):
+            return
+        srun.terminate()
+        if not await _has_left(srun):
+            srun.kill()
+            srun.wait()
 
 
-def _end(process: subprocess.Popen[bytes], insist: Callable[[], None]) -> None:
-    try:
-        process.wait(_LEAVE_SECONDS)
-    except subprocess.TimeoutExpired:
-        insist()
-        time.sleep(0)
-        process.wait(_LEAVE_SECONDS)
+async def _has_left(process: subprocess.Popen[bytes]) -> bool:
+    give_up = time.monotonic() + _LEAVE_SECONDS
+    while process.poll() is None and time.monotonic() < give_up:
+        await asyncio.sleep(_POLL_SECONDS)
+    return process.poll() is not None

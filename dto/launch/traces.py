@@ -21,6 +21,15 @@ def read_tail(path: Path, start: int = 0) -> str:
         return ""
 
 
+def find_cause(text: str) -> tuple[str, str]:
+    """Return the last exception's type and message; without one, "" and the last line there is."""
+    error_type, message = find_exception(text)
+    if error_type:
+        return error_type, message
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return "", lines[-1] if lines else ""
+
+
 def find_exception(text: str) -> tuple[str, str]:
     """Return type and first message line of the last Python traceback, or two empty strings.
 

@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Callable
 
-from dto.launch.stopping import EARLY_SECONDS, Order, is_early_warning, save_budget
+from dto.launch.stopping import EARLY_SECONDS, Order, Source, is_early_warning, save_budget
 from dto.runs.paths import Run
 from dto.runs.requests import pending
 
@@ -22,7 +22,7 @@ class StopWatch:
         ask_deadline: Callable[[], float | None],
         time_seconds: float | None,
         fixed_budget: float | None,
-        was_cancelled: Callable[[], bool],
+        was_cancelled: Callable[[], bool] | None = None,
     ) -> None:
         self._run = run
         self._ask_deadline = ask_deadline
@@ -56,7 +56,10 @@ class StopWatch:
         return self._look_at_clock()
 
     def on_signal(self, number: int) -> Order | None:
-        """Return the order that a signal means; None for a warning that can wait."""
+        """Return the order that a signal means; None for a warning that can wait.
+
+        `was_cancelled` (given in a batch job only) tells scancel from a preemption.
+        """
         if number == signal.SIGINT:
             self._interrupts += 1
             return Order("Ctrl-C", "person", kill=self._interrupts > 1)
@@ -65,10 +68,14 @@ class StopWatch:
         if number == signal.SIGUSR1:
             if is_early_warning(time.time(), self.deadline, self.budget):
                 return None
-            return Order("SLURM's signal", "scheduler")
-        if self._was_cancelled():
+            return Order("SIGUSR1", self._signaller())
+        if self._was_cancelled is not None and self._was_cancelled():
             return Order("scancel", "person")
-        return Order("SIGTERM", "scheduler")
+        return Order("SIGTERM", self._signaller())
+
+    def _signaller(self) -> Source:
+        """Outside a batch job a signal is some person's, who wants no further attempt."""
+        return "person" if self._was_cancelled is None else "scheduler"
 
     def _look_at_clock(self) -> Order | None:
         if self.deadline is None or time.time() < self.deadline - self.budget:
