@@ -100,14 +100,14 @@ def announce(submitted: Submitted, as_json: bool) -> None:
         echo_note(submitted.note)
     facts = {
         "run": submitted.run.id,
-        "job": submitted.job_id,
+        "job_id": submitted.job_id,
         "log": os.fspath(submitted.log),
         "dir": os.fspath(submitted.run.path),
     }
     if as_json:
-        echo_json({**facts, "job_id": submitted.job_id, "submission": submitted.submission})
+        echo_json({**facts, "submission": submitted.submission})
         return
-    echo_text("".join(f"{name:4} {value}\n" for name, value in facts.items()))
+    echo_text("".join(f"{name:6} {value}\n" for name, value in facts.items()))
 
 
 def show(job: Resolved, command: list[str], as_json: bool) -> int:

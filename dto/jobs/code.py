@@ -48,16 +48,23 @@ def copy_tree(tree: Tree, run_root: Path) -> Path:
     """Return `<run_root>/.code/<hash>`, made unless an equal tree is there already.
 
     Raises:
-        UsageError: the tree is too large to be code.
+        UsageError: the tree is too large to be code, or some of it cannot be read.
     """
-    size = sum(_size(tree.root / name) for name in tree.files)
+    try:
+        size = sum((tree.root / name).lstat().st_size for name in tree.files)
+        key = content_hash(tree) if size <= MOST_BYTES else ""
+    except OSError as error:
+        raise UsageError(
+            f"cannot read {error.filename} ({error.strerror}), which belongs to the code: list it "
+            "in .gitignore, or say --code in-place"
+        ) from None
     if size > MOST_BYTES:
         raise UsageError(
             f"the code in {tree.root} is {size / 2**20:.0f} MB, more than "
             f"{MOST_BYTES / 2**20:.0f}: list its data in .gitignore, or say --code in-place"
         )
     shelf = run_root / ".code"
-    goal = shelf / content_hash(tree)
+    goal = shelf / key
     if goal.is_dir():
         return goal
     try:
@@ -125,10 +132,6 @@ def _listed(root: Path) -> Iterator[str]:
             yield from (os.path.join(name, inner) for inner in _listed(path))
         elif os.path.lexists(path) and (path.is_symlink() or path.is_file()):
             yield name
-
-
-def _size(path: Path) -> int:
-    return path.lstat().st_size
 
 
 def _git(place: Path, *words: str) -> bytes | None:
