@@ -1,0 +1,1 @@
+"""Programs to start from the repository's root: `python -m scripts.launch_local`."""
