@@ -1,0 +1,39 @@
+"""dto, the Distributed Training Orchestrator: one script, one machine or a cluster.
+
+Names are imported when they are first used, so `import dto` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dto.distributed_trainer import DistributedTrainer, create_distributed_trainer
+    from dto.runtime.data_parallel import no_sync
+    from dto.runtime.distribute import distribute
+    from dto.telemetry import log
+
+__version__ = "0.1.0"
+__all__ = [
+    "DistributedTrainer",
+    "__version__",
+    "create_distributed_trainer",
+    "distribute",
+    "log",
+    "no_sync",
+]
+
+_HOMES = {
+    "DistributedTrainer": "dto.distributed_trainer",
+    "create_distributed_trainer": "dto.distributed_trainer",
+    "distribute": "dto.runtime.distribute",
+    "log": "dto.telemetry",
+    "no_sync": "dto.runtime.data_parallel",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dto' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,1 @@
+"""What runs inside each rank: its world, its collectives, its gradients, its data, its trainer."""

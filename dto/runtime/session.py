@@ -1,0 +1,345 @@
+"""One rank's training, as the trainer and `distribute` share it: steps, boundaries, stop, resume."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+
+from dto.checkpoint.generators import restore_generators
+from dto.checkpoint.store import Store
+from dto.errors import WorldError
+from dto.runtime.data import Size
+from dto.runtime.data_parallel import Control, DataParallel
+from dto.runtime.every import parse_every
+from dto.runtime.keeper import Keeper, Loaded, Standing, Subject, put_back, store_directory
+from dto.runtime.loader import PreparedLoader, units_per_batch
+from dto.runtime.progress import Progress, Row
+from dto.runtime.seeds import derive, seed_everything
+from dto.runtime.signals import LastWords, StopFlag
+from dto.runtime.transport import open_transport
+from dto.runtime.world import read_world
+from dto.telemetry import connect
+
+log = logging.getLogger(__name__)
+STOPPED = 85
+"""Exit code of a rank that saved and left because it was asked to (design: contract 4)."""
+
+
+class Stopped(SystemExit):
+    """Ends the script on every rank at the same step, after the checkpoint."""
+
+    def __init__(self) -> None:
+        super().__init__(STOPPED)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user may choose, in `DistributedTrainer(...)` or `dto.distribute(...)`."""
+
+    backend: str = "auto"
+    device: str = "auto"
+    checkpoint_every: str | int | None = None
+    global_batch_size: int | None = None
+    seed: int | None = None
+    run_dir: str | Path | None = None
+    keep_last: int = 3
+
+
+class Session:
+    """Counts optimizer steps, and acts between them.
+
+    A boundary lies where the script asks the training loader for its next batch and the
+    optimizer has stepped since the last one. Nothing is half done there: it is the only place
+    where a checkpoint is taken and where all ranks leave together.
+    """
+
+    def __init__(self, settings: Settings, env: Mapping[str, str] = os.environ) -> None:
+        self.settings = settings
+        self.world = read_world(env)
+        self.device = choose_device(settings.device, self.world.local_rank)
+        if settings.seed is not None:  # the same on all ranks, so that models begin alike
+            seed_everything(settings.seed)
+        self.every = parse_every(settings.checkpoint_every)
+        self.transport = open_transport(settings.backend, self.world, self.device, env)
+        self.link = connect(env)
+        self.stop = StopFlag(self.link)
+        self.last_words = LastWords(self.link)
+        self.progress = Progress(self.link, self.world.is_master)
+        self.in_run = bool(env.get("DTO_RUN_DIR"))
+        self.keeper = Keeper(self.transport, self.link, self._open_store(env))
+        self.seed = self._agree_on_seed()
+        self.step = 0
+        self.epoch = 0
+        self.samples = 0
+        self.global_batch = 0
+        self.lr_factor: float | None = None
+        self.subject: Subject | None = None
+        self._model: nn.Module | None = None
+        self.parallel: DataParallel | None = None
+        self.extra: Callable[[], dict[str, Any]] = dict
+        self.rank_extra: Callable[[], dict[str, Any]] = dict
+        self.pinned_generators: dict[str, Any] | None = None
+        self._loaded: Loaded | None = None
+        self._boundary_step = 0
+        self._trained = 0
+        self._own = 0
+        self._loss: float | torch.Tensor = 0.0
+        self._has_loss = False
+        atexit.register(self._leave)
+
+    # set-up
+
+    def _open_store(self, env: Mapping[str, str]) -> Store:
+        """The folder asked for; else the run's where dto started us, or a new one."""
+        settings = self.settings
+        if env.get("DTO_RUN_DIR"):
+            attempt = int(env.get("DTO_ATTEMPT", "0"))
+            generation = int(env.get("DTO_GENERATION", "0"))
+            own = Path(env["DTO_RUN_DIR"]) / "checkpoints"
+            directory = store_directory(Path(settings.run_dir)) if settings.run_dir else own
+            return Store(directory, attempt, generation, settings.keep_last)
+        name = f"run_{time.strftime('%Y%m%d_%H%M%S')}"
+        chosen = Path(settings.run_dir) if settings.run_dir else Path("checkpoints") / name
+        return self.store_at(self._from_master(chosen))
+
+    def store_at(self, path: Path) -> Store:
+        """Go on in `path`, as the next attempt of whoever wrote there before."""
+        directory = store_directory(path)
+        previous = Store(directory).commits() if self.world.is_master else []
+        attempt = self._from_master(previous[0].attempt + 1 if previous else 0)
+        return Store(directory, attempt, 0, self.settings.keep_last)
+
+    def _from_master(self, value: Any) -> Any:
+        return self.transport.all_gather_object(value)[0]
+
+    def _agree_on_seed(self) -> int:
+        mine = self.settings.seed if self.settings.seed is not None else torch.initial_seed()
+        return int(self._from_master(mine))
+
+    def add_model(self, model: nn.Module) -> None:
+        """Equal start on every rank, and gradients averaged from now on."""
+        if self._model is model:
+            return
+        self._model = model.to(self.device)
+        if self.world.size > 1:
+            self.parallel = DataParallel(model, self.transport, self._outgoing)
+
+    def add_optimizer(self, model: nn.Module, optimizer: Optimizer, **objects: Any) -> None:
+        """Take charge of what is trained; `objects` are saved with it, None is left out."""
+        self.add_model(model)
+        if self.subject is None or self.subject.optimizer is not optimizer:
+            optimizer.register_step_post_hook(self._stepped)
+        known = {name: thing for name, thing in objects.items() if thing is not None}
+        self.subject = Subject(model, optimizer, known)
+
+    def add_loader(
+        self,
+        loader: DataLoader[Any] | PreparedLoader,
+        *,
+        is_training: bool,
+        keeps_step: bool = True,
+        batch_factor: int = 1,
+    ) -> PreparedLoader:
+        """Share a DataLoader out over the ranks; a prepared one stays as it is.
+
+        Each worker takes `batch_factor` times the DataLoader's batch size.
+        """
+        if isinstance(loader, PreparedLoader):
+            return loader
+        batch = units_per_batch(loader) * batch_factor * self.world.size
+        if is_training:
+            batch = self.settings.global_batch_size or batch
+            if self._loaded is not None and self._loaded.manifest.global_batch:
+                batch = self._loaded.manifest.global_batch
+            self.global_batch = batch
+        return PreparedLoader(
+            loader,
+            world=self.world.size,
+            rank=self.world.rank,
+            seed=self.seed,
+            global_batch=batch,
+            listener=self if is_training else None,
+            keeps_step=keeps_step,
+            agree=self._from_master,
+        )
+
+    def look_for_checkpoint(self, store: Store | None = None, only: str | None = None) -> bool:
+        """Read the checkpoint to go on from; the loader and the model learn of it later."""
+        self._loaded = self.keeper.load_newest(store or self.keeper.store, only)
+        if self._loaded is None:
+            return False
+        manifest = self._loaded.manifest
+        self.seed = int(manifest.position["seed"])
+        self.step = self._boundary_step = manifest.step
+        self.epoch, self.samples = manifest.position["epoch"], manifest.position["samples"]
+        self.lr_factor = manifest.extra.get("lr_factor")
+        if self.world.is_master:
+            text = f"goes on from step {self.step}: epoch {self.epoch}, sample {self.samples}"
+            log.info(text)
+            self.link.post("event", name="resumed", text=text)
+        return True
+
+    @property
+    def loaded(self) -> Loaded | None:
+        """The checkpoint that this process goes on from, until it has arrived there."""
+        return self._loaded
+
+    def restore(self) -> None:
+        """Put the checkpoint into model and optimizer."""
+        if self._loaded is not None and self.subject is not None:
+            put_back(self._loaded, self.subject)
+
+    def rank_state(self) -> dict[str, Any] | None:
+        """What this rank saved; None on another number of ranks."""
+        assert self._loaded is not None
+        ranks = self._loaded.manifest.extra.get("ranks", [])
+        return dict(ranks[self.world.rank]) if len(ranks) == self.world.size else None
+
+    # the training loader tells us
+
+    def begin_epoch(self, epoch: int) -> int | None:
+        """Samples to skip; None for an epoch that lies wholly behind the checkpoint."""
+        if self._loaded is not None and epoch < self.epoch:
+            return None
+        if self._loaded is None or epoch > self.epoch:
+            self.epoch, self.samples = epoch, 0
+        return self.samples
+
+    def arrive(self) -> None:
+        """Where the checkpoint was taken: whatever the script did on its way here is undone."""
+        if self._loaded is not None:
+            self.settle()
+        elif self.step == 0 and self._trained == 0 and self.settings.seed is not None:
+            seed_everything(derive(self.settings.seed, "rank", self.world.rank))
+        self.progress.start()
+
+    def settle(self) -> None:
+        """Be exactly where the checkpoint was taken, generators and all."""
+        if self._loaded is None:
+            return
+        self.restore()
+        state = self.rank_state()
+        if state is not None:
+            restore_generators(state["generators"])
+        else:  # another world: fresh streams, yet the same ones if this resume is repeated
+            seed_everything(derive(self.seed, "rank", self.world.rank, self.step, self.world.size))
+        self._loaded = None
+
+    def begin_batch(self, size: Size) -> None:
+        self._own, self._loss, self._has_loss = size.own, 0.0, False
+        if self.parallel is not None:
+            self.parallel.set_weight(size.own, size.total)
+
+    def note_loss(self, loss: torch.Tensor) -> None:
+        """The mean loss of this rank's part of the batch; before backward, so that it can travel."""
+        value = loss.detach()
+        self._loss = float(value) * self._own if value.device.type == "cpu" else value * self._own
+        self._has_loss = True
+
+    @property
+    def own_samples(self) -> int:
+        """How many samples of the current batch count as this rank's."""
+        return self._own
+
+    def end_batch(self, size: Size) -> None:
+        self.samples += size.total
+        self._trained += size.total
+        if self.step != self._boundary_step:
+            self._boundary_step = self.last_words.step = self.step
+            self._boundary(size)
+
+    # boundaries
+
+    def _stepped(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if self.subject is not None and optimizer is self.subject.optimizer:
+            self.step += 1
+
+    def _outgoing(self) -> Control:
+        is_due = self.world.is_master and self._is_time_due()
+        wants_stop = self.stop.reason is not None
+        return Control(float(wants_stop), float(self._own), float(is_due), self._loss)
+
+    def _is_time_due(self) -> bool:
+        return self.every.is_time_due(time.monotonic() - self.keeper.saved_at)
+
+    def _agreed(self) -> Control:
+        """The sums over all ranks: they came with the gradients, or are asked for here."""
+        control = self.parallel.take_control() if self.parallel is not None else self._outgoing()
+        if control is not None:
+            return control
+        mine = self._outgoing()
+        values = torch.tensor([mine.stop, mine.samples, mine.save], device=self.device)
+        self.transport.all_reduce(values)
+        stop, samples, save = values.tolist()
+        return Control(stop, samples, save)
+
+    def _boundary(self, size: Size) -> None:
+        control = self._agreed()
+        loss = control.loss / max(control.samples, 1.0) if self._has_loss else None
+        self.progress.tick(Row(self.step, self.epoch, self._trained, loss))
+        if control.stop:
+            self.leave()
+        elif control.save or self.every.is_step_due(self.step):
+            self.save()
+
+    def poll(self) -> None:
+        """A place outside training where all ranks are at once: leave, if any was told to."""
+        wanted = torch.tensor([float(self.stop.reason is not None)], device=self.device)
+        self.transport.all_reduce(wanted)
+        if wanted.item():
+            self.leave()
+
+    def leave(self) -> None:
+        """Save and end the script; every rank is at this same step."""
+        self.progress.flush()
+        name = self.save()
+        reason = self.stop.reason or "another rank was asked to stop"
+        self.link.post("event", name="stopped", text=f"saved {name} and stopped: {reason}")
+        self.link.flush()
+        if self.world.is_master:
+            log.warning("saved %s and stopped at step %d: %s", name, self.step, reason)
+        raise Stopped
+
+    def save(self, is_best: bool = False) -> str:
+        """Commit a checkpoint of this moment; every rank calls it. Returns its name."""
+        if self.subject is None:
+            raise WorldError("nothing to save yet: prepare a model and an optimizer first")
+        self.progress.flush()
+        state = self.rank_extra()
+        if self.pinned_generators is not None:
+            state["generators"] = self.pinned_generators
+        return self.keeper.save(self.subject, self.standing(), state, is_best)
+
+    def standing(self) -> Standing:
+        position = {"epoch": self.epoch, "samples": self.samples, "seed": self.seed}
+        extra = {"lr_factor": self.lr_factor, **self.extra()}
+        return Standing(self.step, position, self.global_batch, extra)
+
+    def _leave(self) -> None:
+        self.progress.flush()
+        self.link.flush()
+        if not self.last_words.has_failed:  # after a failure, peers may wait for us forever
+            self.transport.close()
+
+
+def choose_device(device: str, local_rank: int) -> torch.device:
+    """`auto` is this rank's own GPU where there is one for it, else the CPU."""
+    if device != "auto":
+        return torch.device(device)
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    # where the scheduler shows each rank only its own GPU, that one is number 0
+    chosen = torch.device("cuda", local_rank % torch.cuda.device_count())
+    torch.cuda.set_device(chosen)
+    return chosen

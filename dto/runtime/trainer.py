@@ -1,0 +1,345 @@
+"""`DistributedTrainer`: ordinary PyTorch training on every worker of a run, resumable."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+
+from dto.checkpoint.legacy import load_legacy
+from dto.errors import UsageError
+from dto.runtime.archive import Archive, find_commit, newest_run
+from dto.runtime.epochs import Meter, evaluate, resumed_meter, train_epoch
+from dto.runtime.loader import PreparedLoader, units_per_batch
+from dto.runtime.scaling import scale_learning_rates
+from dto.runtime.session import Session, Settings
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
+OptimizerT = TypeVar("OptimizerT", bound=Optimizer)
+TrainStep = Callable[..., dict[str, Any]]
+logger = logging.getLogger("dto")
+
+
+class DistributedTrainer(Archive):
+    """Trains a model on all workers of the run, or on one.
+
+    `DataLoader(batch_size=B)` means B per worker, unless `global_batch_size` fixes the sum.
+    `auto_scale_lr` multiplies the learning rate by (global batch of the first attempt / B), once.
+    A checkpoint is taken every `checkpoint_interval` epochs (0: none) and, if given, every
+    `checkpoint_every` ("200steps", "15m").
+    """
+
+    def __init__(
+        self,
+        *,
+        auto_scale_lr: bool = True,
+        auto_scale_batch_size: bool = False,
+        verbose: bool = True,
+        checkpoint_interval: int = 10,
+        keep_last_n_checkpoints: int = 3,
+        save_best_only: bool = False,
+        s3_bucket_arn: str | None = None,
+        backend: str = "auto",
+        device: str = "auto",
+        checkpoint_every: str | int | None = None,
+        global_batch_size: int | None = None,
+        seed: int | None = None,
+        run_dir: str | Path | None = None,
+    ) -> None:
+        settings = Settings(
+            backend=backend,
+            device=device,
+            checkpoint_every=checkpoint_every,
+            global_batch_size=global_batch_size,
+            seed=seed,
+            run_dir=run_dir,
+            keep_last=keep_last_n_checkpoints,
+        )
+        super().__init__(Session(settings), s3_bucket_arn)
+        self.auto_scale_lr = auto_scale_lr
+        self.auto_scale_batch_size = auto_scale_batch_size
+        self.checkpoint_interval = checkpoint_interval
+        self.save_best_only = save_best_only
+        self.best_metric = float("inf")
+        self.meter = Meter()
+        self._fits = 0
+        self._histories: list[dict[str, Any]] = []
+        self._scaled: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._base_batch: int | None = None
+        self.session.extra = self._extra
+        self.session.rank_extra = lambda: {"meter": self.meter.state()}
+        _set_up_logging(verbose and self.is_master())
+        if self.session.in_run:
+            self.session.look_for_checkpoint()
+
+    # who and where
+
+    @property
+    def rank(self) -> int:
+        return self.session.world.rank
+
+    @property
+    def size(self) -> int:
+        return self.session.world.size
+
+    @property
+    def local_rank(self) -> int:
+        return self.session.world.local_rank
+
+    @property
+    def device(self) -> torch.device:
+        return self.session.device
+
+    def is_master(self) -> bool:
+        """Whether this is rank 0."""
+        return self.session.world.is_master
+
+    def log(self, message: str) -> None:
+        """Log a line, from rank 0 only."""
+        if self.is_master():
+            logger.info(message)
+
+    # for loops written by hand
+
+    def prepare_model(self, model: ModelT) -> ModelT:
+        """Move the model to the device and give every rank the weights of rank 0."""
+        self.session.add_model(model)
+        return model
+
+    def prepare_optimizer(self, optimizer: OptimizerT, model: nn.Module) -> OptimizerT:
+        """Count the optimizer's steps, and scale its learning rate once."""
+        self._prepare(model, optimizer, None)
+        self.session.restore()
+        return optimizer
+
+    def prepare_dataloader(
+        self, dataloader: DataLoader[Any] | PreparedLoader, train: bool = True
+    ) -> PreparedLoader:
+        """Share a DataLoader out over the ranks. `train=False`: neither skipped nor counted."""
+        if not isinstance(dataloader, PreparedLoader):
+            self._base_batch = units_per_batch(dataloader) if train else self._base_batch
+        factor = self.size if self.auto_scale_batch_size else 1
+        return self.session.add_loader(
+            dataloader, is_training=train, keeps_step=train, batch_factor=factor
+        )
+
+    def allreduce(self, tensor: torch.Tensor, average: bool = True) -> torch.Tensor:
+        """The sum or average of `tensor` over all ranks, as a new tensor."""
+        result = tensor.detach().clone().to(self.device)
+        self.session.transport.all_reduce(result)
+        return result / self.size if average else result
+
+    def _prepare(self, model: nn.Module, optimizer: Optimizer, scheduler: Any) -> None:
+        session = self.session
+        session.add_optimizer(model, optimizer, scheduler=scheduler)
+        is_resumed = session.loaded is not None and session.lr_factor is not None
+        if self.auto_scale_lr and optimizer not in self._scaled and not is_resumed:
+            base = self._base_batch or 1
+            whole = session.global_batch or base * self.size
+            session.lr_factor = whole / base
+            scale_learning_rates(optimizer, scheduler, session.lr_factor)
+        self._scaled.add(optimizer)
+
+    # training
+
+    def fit(
+        self,
+        model: nn.Module,
+        train_loader: DataLoader[Any] | PreparedLoader,
+        optimizer: Optimizer,
+        criterion: Callable[[Any, Any], torch.Tensor],
+        num_epochs: int,
+        train_step_fn: TrainStep | None = None,
+        resume_from_checkpoint: str | Path | None = None,
+        val_loader: DataLoader[Any] | PreparedLoader | None = None,
+        scheduler: Any = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Train up to `num_epochs` epochs in all, counting those of earlier attempts.
+
+        `train_step_fn` trains one epoch: it is called with model, train_loader, optimizer,
+        criterion, device, trainer, epoch and `kwargs` by keyword, and returns metrics with
+        "loss" among them. Inside a run of dto the newest valid checkpoint is continued;
+        elsewhere `resume_from_checkpoint="auto"` finds the last run's, a path names one.
+
+        Returns "train_loss" and "epochs" (lists), "final_model_path", and with a `val_loader`
+        "val_loss" and, for classes, "val_accuracy".
+        """
+        if kwargs and train_step_fn is None:
+            raise UsageError(f"fit got {', '.join(kwargs)}, which only a train_step_fn can use")
+        this_fit, self._fits = self._fits, self._fits + 1
+        first_epoch = self._resume(model, optimizer, resume_from_checkpoint)
+        saved = self._saved_extra()
+        if this_fit < int(saved.get("fit", 0)):  # trained and done in an earlier attempt
+            self._histories.append(saved["histories"][this_fit])
+            return dict(self._histories[-1])
+        loader = self.prepare_dataloader(train_loader)
+        validation = self._validation_loader(val_loader)
+        self._prepare(model, optimizer, scheduler)
+        self.session.restore()
+        history = self._begin_history(saved, this_fit)
+        self.session.progress.total_steps = _total_steps(loader, num_epochs)
+        train = train_step_fn or train_epoch
+        start = self.session.epoch if self.session.loaded is not None else first_epoch
+        for epoch in range(start, num_epochs):
+            metrics = self._train(
+                train,
+                loader,
+                epoch,
+                model=model,
+                optimizer=optimizer,
+                criterion=criterion,
+                **kwargs,
+            )
+            if validation is not None:
+                found = evaluate(self.session, model, validation, criterion)
+                metrics.update({f"val_{name}": value for name, value in found.items()})
+            if scheduler is not None:
+                _step_scheduler(scheduler, metrics)
+            self._end_epoch(history, metrics, epoch, num_epochs)
+        self.session.settle()
+        history["final_model_path"] = self._save_final(model, optimizer, history)
+        return dict(history)
+
+    def _train(self, train: TrainStep, loader: PreparedLoader, epoch: int, **given: Any) -> Any:
+        session = self.session
+        is_resumed = session.loaded is not None and epoch == session.epoch
+        self.meter = resumed_meter(session) if is_resumed else Meter()
+        loader.set_epoch(epoch)
+        found = train(train_loader=loader, device=self.device, trainer=self, epoch=epoch, **given)
+        if "loss" not in found:
+            raise UsageError('train_step_fn must return a dict with the epoch\'s mean "loss"')
+        if train is train_epoch:
+            return {"train_loss": found["loss"]}
+        everyones = session.transport.all_gather_object(float(found["loss"]))
+        return {"train_loss": sum(everyones) / self.size}
+
+    def _end_epoch(
+        self, history: dict[str, Any], metrics: dict[str, float], epoch: int, num_epochs: int
+    ) -> None:
+        for name, value in metrics.items():
+            history.setdefault(name, []).append(value)
+        history["epochs"].append(epoch)
+        words = "  ".join(f"{name} {value:.6g}" for name, value in metrics.items())
+        self.log(f"epoch {epoch + 1}/{num_epochs}  {words}")
+        self.meter = Meter()
+        self.session.epoch, self.session.samples = epoch + 1, 0
+        is_due = self._is_due(epoch + 1, num_epochs)
+        if not (is_due or self.save_best_only):
+            return
+        metric = metrics.get("val_loss", metrics["train_loss"])
+        is_best = metric < self.best_metric
+        self.best_metric = min(metric, self.best_metric)
+        if is_due or is_best:
+            self.session.save(is_best)
+
+    def _is_due(self, done: int, num_epochs: int) -> bool:
+        if self.save_best_only:
+            return False
+        if self.checkpoint_interval > 0:
+            return done % self.checkpoint_interval == 0 or done == num_epochs
+        return self.session.settings.checkpoint_every is not None and done == num_epochs
+
+    # going on
+
+    def _resume(self, model: nn.Module, optimizer: Optimizer, path: str | Path | None) -> int:
+        """Find what to go on from; returns the first epoch, where only a `.pt` file tells it."""
+        session = self.session
+        if session.loaded is not None or path is None:
+            return 0
+        if str(path) != "auto" and Path(path).is_file():
+            epochs_done = load_legacy(Path(path), model, optimizer).epochs_done
+            self._scaled.add(optimizer)  # the rates in the file were scaled by whoever wrote it
+            return epochs_done
+        found = self._find_start(path)
+        if found is None or session.in_run and str(path) == "auto":
+            return 0
+        directory, only = found
+        store = session.store_at(directory)
+        if not session.in_run:
+            session.keeper.store = store
+        session.look_for_checkpoint(store, only)
+        return 0
+
+    def _find_start(self, path: str | Path) -> tuple[Path, str | None] | None:
+        """Rank 0 looks, all ranks hear: the folder, and the checkpoint if just one will do."""
+        found: tuple[str, str | None] | None = None
+        if self.is_master() and str(path) == "auto":
+            asked = self.session.settings.run_dir
+            run = Path(asked) if asked else newest_run()
+            found = (str(run), None) if run else None
+        elif self.is_master():
+            commit = find_commit(Path(path))
+            only = commit.name if (Path(path) / "manifest.json").is_file() else None
+            found = (str(commit.path.parent), only)
+        agreed = self.session.transport.all_gather_object(found)[0]
+        return (Path(agreed[0]), agreed[1]) if agreed else None
+
+    def _saved_extra(self) -> dict[str, Any]:
+        loaded = self.session.loaded
+        return dict(loaded.manifest.extra.get("trainer", {})) if loaded is not None else {}
+
+    def _begin_history(self, saved: dict[str, Any], this_fit: int) -> dict[str, Any]:
+        history: dict[str, Any] = {"train_loss": [], "epochs": []}
+        if saved and this_fit == saved["fit"]:
+            history = saved["histories"][this_fit]
+            self.best_metric = saved["best_metric"]
+        elif self.session.loaded is None:
+            self.session.epoch = self.session.samples = 0
+        self._histories.append(history)
+        return history
+
+    def _extra(self) -> dict[str, Any]:
+        mine = {
+            "fit": max(0, len(self._histories) - 1),
+            "histories": self._histories,
+            "best_metric": self.best_metric,
+        }
+        return {"trainer": mine}
+
+    def _validation_loader(self, loader: Any) -> PreparedLoader | None:
+        if loader is None:
+            return None
+        return self.session.add_loader(loader, is_training=False, keeps_step=True)
+
+    def _save_final(self, model: nn.Module, optimizer: Optimizer, history: dict[str, Any]) -> Any:
+        metrics = {name: values[-1] for name, values in history.items() if values}
+        path = self.save_final_model_to_file(model, optimizer, metrics)
+        return self.session.transport.all_gather_object(path)[0]
+
+
+def create_distributed_trainer(**kwargs: Any) -> DistributedTrainer:
+    """The same as `DistributedTrainer(**kwargs)`."""
+    return DistributedTrainer(**kwargs)
+
+
+def _total_steps(loader: PreparedLoader, num_epochs: int) -> int | None:
+    try:
+        return len(loader) * num_epochs
+    except TypeError:  # a stream of unknown length
+        return None
+
+
+def _step_scheduler(scheduler: Any, metrics: dict[str, float]) -> None:
+    if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        scheduler.step(metrics.get("val_loss", metrics["train_loss"]))
+    else:
+        scheduler.step()
+
+
+def _set_up_logging(speaks: bool) -> None:
+    """Rank 0 shows its lines, unless the script has its own idea of logging."""
+    if speaks and not logger.handlers and not logging.getLogger().handlers:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+    if speaks and logger.level == logging.NOTSET:
+        logger.setLevel(logging.INFO)

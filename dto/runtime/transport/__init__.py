@@ -1,0 +1,44 @@
+"""Choosing and opening the transport that this rank talks through."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from dto.errors import WorldError
+from dto.runtime.transport.base import Handle, Transport
+from dto.runtime.transport.local import LocalTransport
+from dto.runtime.world import World
+
+__all__ = ["BACKENDS", "Handle", "Transport", "choose_backend", "open_transport"]
+
+BACKENDS = ("auto", "nccl", "gloo", "horovod")
+
+
+def choose_backend(backend: str, device: torch.device, env: Mapping[str, str]) -> str:
+    """`auto` is what the launcher was told (`DTO_BACKEND`), else NCCL for GPUs, else Gloo."""
+    chosen = backend if backend != "auto" else env.get("DTO_BACKEND") or "auto"
+    if chosen not in BACKENDS:
+        raise WorldError(f"there is no backend {chosen!r}: use one of {', '.join(BACKENDS)}")
+    if chosen == "auto":
+        return "nccl" if device.type == "cuda" else "gloo"
+    if chosen == "nccl" and device.type != "cuda":
+        raise WorldError("backend nccl needs a GPU, and this rank has none: use gloo")
+    return chosen
+
+
+def open_transport(
+    backend: str, world: World, device: torch.device, env: Mapping[str, str]
+) -> Transport:
+    """Join the world; every rank calls this once."""
+    chosen = choose_backend(backend, device, env)
+    if world.size == 1:
+        return LocalTransport()
+    if chosen == "horovod":
+        from dto.runtime.transport.horovod_transport import HorovodTransport
+
+        return HorovodTransport(world)
+    from dto.runtime.transport.torch_transport import TorchTransport
+
+    return TorchTransport(chosen, world, device)

@@ -1,0 +1,71 @@
+"""Collectives of torch.distributed: NCCL between GPUs, Gloo between CPUs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+# Its functions take the default group as a default argument. Imported later (torch.optim brings
+# it in), they would hold our group for ever: destroying it would not end its threads, and one
+# that drops a tensor while Python shuts down aborts the process.
+import torch.distributed.nn.functional
+
+from dto.errors import WorldError
+from dto.runtime.transport.base import Handle
+from dto.runtime.world import World
+
+
+class _Work:
+    def __init__(self, work: dist.Work) -> None:
+        self._work = work
+
+    def wait(self) -> None:
+        self._work.wait()
+
+
+class TorchTransport:
+    """Uses the process group that the script made, or makes one from the environment."""
+
+    capabilities: frozenset[str] = frozenset({"all_reduce", "broadcast", "send", "reduce_scatter"})
+
+    def __init__(self, backend: str, world: World, device: torch.device) -> None:
+        self._owned = not dist.is_initialized()
+        if self._owned:
+            dist.init_process_group(
+                backend,
+                rank=world.rank,
+                world_size=world.size,
+                device_id=device if backend == "nccl" else None,
+            )
+        self.name = str(dist.get_backend())
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        if (self.rank, self.size) != (world.rank, world.size):
+            raise WorldError(
+                f"torch.distributed says rank {self.rank} of {self.size}, the environment says"
+                f" rank {world.rank} of {world.size}: start all ranks with one launcher"
+            )
+
+    def all_reduce_async(self, tensor: torch.Tensor) -> Handle:
+        work = dist.all_reduce(tensor, async_op=True)
+        assert work is not None
+        return _Work(work)
+
+    def all_reduce(self, tensor: torch.Tensor) -> None:
+        dist.all_reduce(tensor)
+
+    def broadcast(self, tensor: torch.Tensor, root: int = 0) -> None:
+        dist.broadcast(tensor, src=root)
+
+    def all_gather_object(self, value: Any) -> list[Any]:
+        gathered: list[Any] = [None] * self.size
+        dist.all_gather_object(gathered, value)
+        return gathered
+
+    def barrier(self) -> None:
+        dist.barrier()
+
+    def close(self) -> None:
+        if self._owned and dist.is_initialized():
+            dist.destroy_process_group()
