@@ -34,8 +34,7 @@ def _gpu() -> str | None:
 
 # mark -> why its tests cannot run here, or None
 NEEDS: dict[str, Callable[[], str | None]] = {
-    "root": _root,
-    "slurm": _slurm,
+    "rig": _slurm,
     "horovod": _horovod,
     "gpu": _gpu,
 }
