@@ -43,6 +43,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def start_workers(options: argparse.Namespace) -> None:
     """Become `dto run` with this module as the script; checks first what would fail later."""
+    import torch
+
     from dto.errors import DtoError
     from examples.cifar import find
 
@@ -50,6 +52,8 @@ def start_workers(options: argparse.Namespace) -> None:
         find(options.data_dir)
     except DtoError as error:
         sys.exit(f"launch_local: error: {error}")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("launch_local: error: torch finds no GPU here: use --device cpu")
     if options.k_ratio < 1:
         print(
             f"launch_local: --k_ratio {options.k_ratio:g} has no effect: top-k compression is not"
@@ -78,7 +82,7 @@ def train(options: argparse.Namespace) -> None:
     trainer = DistributedTrainer(
         auto_scale_lr=False,
         checkpoint_interval=1,
-        device=options.device,
+        device="auto" if options.device == "cuda" else "cpu",  # auto: each worker its own GPU
         seed=options.seed,
         verbose=False,
     )
@@ -95,7 +99,7 @@ def train(options: argparse.Namespace) -> None:
         optimizer,
         torch.nn.CrossEntropyLoss(),
         options.epochs,
-        train_step_fn=train_epoch,
+        train_step_fn=train_and_export,
         resume_from_checkpoint=str(path) if done else None,
         val_loader=DataLoader(held_out, batch_size=options.batch_size),
         checkpoint_path=path,
@@ -107,29 +111,17 @@ def train(options: argparse.Namespace) -> None:
         )
 
 
-def train_epoch(
-    model: Any, train_loader: Any, optimizer: Any, criterion: Any, device: Any, trainer: Any,
-    epoch: int, checkpoint_path: Path, **_: Any,
-) -> dict[str, float]:  # fmt: skip
-    """One epoch as the trainer would do it, and after it the file that users know."""
-    import torch
-
+def train_and_export(checkpoint_path: Path, **given: Any) -> dict[str, float]:
+    """One epoch as the trainer does it by itself, and after it the file that users know."""
     from dto.checkpoint.legacy import export_worker
+    from dto.runtime.epochs import train_epoch
 
-    model.train()
-    sums = torch.zeros(2, dtype=torch.float64)  # loss * images, images
-    for images, labels in train_loader:
-        images, labels = images.to(device), labels.to(device)
-        optimizer.zero_grad()
-        loss = criterion(model(images), labels)
-        loss.backward()
-        optimizer.step()
-        sums += torch.tensor([loss.item() * len(labels), len(labels)], dtype=torch.float64)
-    sums = trainer.allreduce(sums, average=False)
-    if trainer.is_master():
-        steps = (epoch + 1) * len(train_loader)
-        export_worker(checkpoint_path, model, optimizer, epoch + 1, steps)
-    return {"loss": float(sums[0] / sums[1])}
+    metrics = train_epoch(**given)
+    if given["trainer"].is_master():
+        done = given["epoch"] + 1
+        steps = done * len(given["train_loader"])
+        export_worker(checkpoint_path, given["model"], given["optimizer"], done, steps)
+    return metrics
 
 
 def main() -> None:

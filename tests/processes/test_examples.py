@@ -197,6 +197,13 @@ def test_launch_local_without_data_says_what_to_download_where(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_launch_local_on_a_gpu_that_is_not_there(tmp_path: Path) -> None:
+    write_tiny_cifar(tmp_path / "data", images_per_file=2)
+    done = run("-m", "scripts.launch_local", "--device", "cuda", cwd=tmp_path, code=1)
+    assert done.stderr == "launch_local: error: torch finds no GPU here: use --device cpu\n"
+
+
 @pytest.mark.parametrize(
     "options", [("--k_ratio", "0"), ("--k_ratio", "1.5"), ("--num_workers", "0")]
 )
