@@ -94,7 +94,7 @@ class Archive:
         final_metrics: Mapping[str, Any],
         model_name: str = "final_model",
     ) -> str | None:
-        """Write `<model_name>_<timestamp>.pt` on rank 0, beside the checkpoints; returns its path."""
+        """Write `<model_name>_<timestamp>.pt` on rank 0; returns its path."""
         if not self.session.world.is_master:
             return None
         directory = self.checkpoint_dir.parent if self.session.in_run else self.checkpoint_dir
@@ -149,3 +149,21 @@ def newest_run(root: Path = Path("checkpoints")) -> Path | None:
     """The last `run_<timestamp>` below `root` that has a checkpoint."""
     runs = sorted(root.glob("run_*"), reverse=True)
     return next((run for run in runs if Store(run).commits()), None)
+
+
+def find_start(session: Session, path: str | Path) -> tuple[Path, str | None] | None:
+    """What `resume_from_checkpoint` means: a folder, and a checkpoint's name if just one will do.
+
+    Rank 0 looks and the others hear, so that all go on from the same.
+    """
+    found: tuple[str, str | None] | None = None
+    if session.world.is_master and str(path) == "auto":
+        asked = session.settings.run_dir
+        run = Path(asked) if asked else newest_run()
+        found = (str(run), None) if run else None
+    elif session.world.is_master:
+        commit = find_commit(Path(path))
+        only = commit.name if (Path(path) / "manifest.json").is_file() else None
+        found = (str(commit.path.parent), only)
+    agreed = session.transport.all_gather_object(found)[0]
+    return (Path(agreed[0]), agreed[1]) if agreed else None

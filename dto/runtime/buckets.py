@@ -16,7 +16,6 @@ CAPACITY_BYTES = 8 << 20
 class Spec:
     """One parameter, as far as the layout is concerned."""
 
-    name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device

@@ -123,9 +123,7 @@ class DataParallel:
             hook.remove()
         self._params = [p for p in self.model.parameters() if p.requires_grad]
         self._count = len(self._params)
-        specs = [
-            Spec(str(n), tuple(p.shape), p.dtype, p.device) for n, p in enumerate(self._params)
-        ]
+        specs = [Spec(tuple(p.shape), p.dtype, p.device) for p in self._params]
         plans = plan_buckets(specs, CONTROLS + self._count, self._capacity)
         self._buckets = [_Filled(plan) for plan in plans]
         self._views: list[torch.Tensor] = [torch.empty(0)] * self._count
@@ -139,7 +137,9 @@ class DataParallel:
         self._touched = [False] * self._count
         self._sent: list[float] = []
         self._hooks = [
-            p.register_post_accumulate_grad_hook(self._arrival_hook(number))
+            p.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
+                self._arrival_hook(number)
+            )
             for number, p in enumerate(self._params)
         ]
         if self._is_weighted:
@@ -168,7 +168,8 @@ class DataParallel:
             self._register_weights()
 
     def _register_weights(self) -> None:
-        self._hooks += [p.register_hook(self._scaled) for p in self._params]
+        for param in self._params:
+            self._hooks.append(param.register_hook(self._scaled))  # type: ignore[no-untyped-call]
 
     def _scaled(self, grad: torch.Tensor) -> torch.Tensor:
         if self.weight == 1.0:
@@ -299,6 +300,6 @@ def broadcast_all(transport: Transport, tensors: list[torch.Tensor]) -> None:
     for group in groups.values():
         flat = torch.cat([tensor.reshape(-1) for tensor in group])
         transport.broadcast(flat)
-        parts = flat.split([tensor.numel() for tensor in group])
+        parts = torch.split(flat, [tensor.numel() for tensor in group])
         for tensor, part in zip(group, parts, strict=True):
             tensor.copy_(part.view(tensor.shape))

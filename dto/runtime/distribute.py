@@ -10,7 +10,8 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from dto.runtime.loader import PreparedLoader
-from dto.runtime.session import Session, Settings
+from dto.runtime.session import Session
+from dto.runtime.settings import Settings
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 OptimizerT = TypeVar("OptimizerT", bound=Optimizer)

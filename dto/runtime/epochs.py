@@ -92,7 +92,7 @@ def train_epoch(
         optimizer.zero_grad()
         loss = criterion(model(inputs), targets)
         session.note_loss(loss)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         if session.own_samples:
             meter.add(loss.item(), session.own_samples)
@@ -138,3 +138,17 @@ def _share_correct(outputs: Any, targets: Any) -> float | None:
     if outputs.shape[:1] + outputs.shape[2:] != targets.shape:
         return None
     return float((outputs.argmax(dim=1) == targets).double().mean())
+
+
+def total_steps(loader: PreparedLoader, num_epochs: int) -> int | None:
+    try:
+        return len(loader) * num_epochs
+    except TypeError:  # a stream of unknown length
+        return None
+
+
+def step_scheduler(scheduler: Any, metrics: dict[str, float]) -> None:
+    if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        scheduler.step(metrics.get("val_loss", metrics["train_loss"]))
+    else:
+        scheduler.step()

@@ -172,7 +172,8 @@ class PreparedLoader:
             keeps_step=self._keeps_step,
         )
         collate = CollateSized(loader.collate_fn)
-        return DataLoader(stream, batch_size=None, collate_fn=collate, **self._options())
+        options: dict[str, Any] = {"collate_fn": collate, **self._options()}
+        return DataLoader(stream, batch_size=None, **options)
 
     def _options(self) -> dict[str, Any]:
         loader = self.original

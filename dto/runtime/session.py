@@ -1,4 +1,4 @@
-"""One rank's training, as the trainer and `distribute` share it: steps, boundaries, stop, resume."""
+"""One rank's training, shared by trainer and `distribute`: steps, boundaries, stop, resume."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,34 +25,13 @@ from dto.runtime.keeper import Keeper, Loaded, Standing, Subject, put_back, stor
 from dto.runtime.loader import PreparedLoader, units_per_batch
 from dto.runtime.progress import Progress, Row
 from dto.runtime.seeds import derive, seed_everything
+from dto.runtime.settings import Settings, Stopped, choose_device
 from dto.runtime.signals import LastWords, StopFlag
 from dto.runtime.transport import open_transport
 from dto.runtime.world import read_world
 from dto.telemetry import connect
 
 log = logging.getLogger(__name__)
-STOPPED = 85
-"""Exit code of a rank that saved and left because it was asked to (design: contract 4)."""
-
-
-class Stopped(SystemExit):
-    """Ends the script on every rank at the same step, after the checkpoint."""
-
-    def __init__(self) -> None:
-        super().__init__(STOPPED)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a user may choose, in `DistributedTrainer(...)` or `dto.distribute(...)`."""
-
-    backend: str = "auto"
-    device: str = "auto"
-    checkpoint_every: str | int | None = None
-    global_batch_size: int | None = None
-    seed: int | None = None
-    run_dir: str | Path | None = None
-    keep_last: int = 3
 
 
 class Session:
@@ -242,7 +220,7 @@ class Session:
             self.parallel.set_weight(size.own, size.total)
 
     def note_loss(self, loss: torch.Tensor) -> None:
-        """The mean loss of this rank's part of the batch; before backward, so that it can travel."""
+        """Tell the mean loss of this rank's part of the batch, before backward."""
         value = loss.detach()
         self._loss = float(value) * self._own if value.device.type == "cpu" else value * self._own
         self._has_loss = True
@@ -331,15 +309,3 @@ class Session:
         self.link.flush()
         if not self.last_words.has_failed:  # after a failure, peers may wait for us forever
             self.transport.close()
-
-
-def choose_device(device: str, local_rank: int) -> torch.device:
-    """`auto` is this rank's own GPU where there is one for it, else the CPU."""
-    if device != "auto":
-        return torch.device(device)
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    # where the scheduler shows each rank only its own GPU, that one is number 0
-    chosen = torch.device("cuda", local_rank % torch.cuda.device_count())
-    torch.cuda.set_device(chosen)
-    return chosen

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -16,11 +15,19 @@ from torch.utils.data import DataLoader
 
 from dto.checkpoint.legacy import load_legacy
 from dto.errors import UsageError
-from dto.runtime.archive import Archive, find_commit, newest_run
-from dto.runtime.epochs import Meter, evaluate, resumed_meter, train_epoch
+from dto.runtime.archive import Archive, find_start
+from dto.runtime.epochs import (
+    Meter,
+    evaluate,
+    resumed_meter,
+    step_scheduler,
+    total_steps,
+    train_epoch,
+)
 from dto.runtime.loader import PreparedLoader, units_per_batch
 from dto.runtime.scaling import scale_learning_rates
-from dto.runtime.session import Session, Settings
+from dto.runtime.session import Session
+from dto.runtime.settings import Settings, show_log
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 OptimizerT = TypeVar("OptimizerT", bound=Optimizer)
@@ -76,7 +83,7 @@ class DistributedTrainer(Archive):
         self._base_batch: int | None = None
         self.session.extra = self._extra
         self.session.rank_extra = lambda: {"meter": self.meter.state()}
-        _set_up_logging(verbose and self.is_master())
+        show_log(verbose and self.is_master())
         if self.session.in_run:
             self.session.look_for_checkpoint()
 
@@ -186,7 +193,7 @@ class DistributedTrainer(Archive):
         self._prepare(model, optimizer, scheduler)
         self.session.restore()
         history = self._begin_history(saved, this_fit)
-        self.session.progress.total_steps = _total_steps(loader, num_epochs)
+        self.session.progress.total_steps = total_steps(loader, num_epochs)
         train = train_step_fn or train_epoch
         start = self.session.epoch if self.session.loaded is not None else first_epoch
         for epoch in range(start, num_epochs):
@@ -203,7 +210,7 @@ class DistributedTrainer(Archive):
                 found = evaluate(self.session, model, validation, criterion)
                 metrics.update({f"val_{name}": value for name, value in found.items()})
             if scheduler is not None:
-                _step_scheduler(scheduler, metrics)
+                step_scheduler(scheduler, metrics)
             self._end_epoch(history, metrics, epoch, num_epochs)
         self.session.settle()
         history["final_model_path"] = self._save_final(model, optimizer, history)
@@ -259,7 +266,7 @@ class DistributedTrainer(Archive):
             epochs_done = load_legacy(Path(path), model, optimizer).epochs_done
             self._scaled.add(optimizer)  # the rates in the file were scaled by whoever wrote it
             return epochs_done
-        found = self._find_start(path)
+        found = find_start(session, path)
         if found is None or session.in_run and str(path) == "auto":
             return 0
         directory, only = found
@@ -268,20 +275,6 @@ class DistributedTrainer(Archive):
             session.keeper.store = store
         session.look_for_checkpoint(store, only)
         return 0
-
-    def _find_start(self, path: str | Path) -> tuple[Path, str | None] | None:
-        """Rank 0 looks, all ranks hear: the folder, and the checkpoint if just one will do."""
-        found: tuple[str, str | None] | None = None
-        if self.is_master() and str(path) == "auto":
-            asked = self.session.settings.run_dir
-            run = Path(asked) if asked else newest_run()
-            found = (str(run), None) if run else None
-        elif self.is_master():
-            commit = find_commit(Path(path))
-            only = commit.name if (Path(path) / "manifest.json").is_file() else None
-            found = (str(commit.path.parent), only)
-        agreed = self.session.transport.all_gather_object(found)[0]
-        return (Path(agreed[0]), agreed[1]) if agreed else None
 
     def _saved_extra(self) -> dict[str, Any]:
         loaded = self.session.loaded
@@ -319,27 +312,3 @@ class DistributedTrainer(Archive):
 def create_distributed_trainer(**kwargs: Any) -> DistributedTrainer:
     """The same as `DistributedTrainer(**kwargs)`."""
     return DistributedTrainer(**kwargs)
-
-
-def _total_steps(loader: PreparedLoader, num_epochs: int) -> int | None:
-    try:
-        return len(loader) * num_epochs
-    except TypeError:  # a stream of unknown length
-        return None
-
-
-def _step_scheduler(scheduler: Any, metrics: dict[str, float]) -> None:
-    if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-        scheduler.step(metrics.get("val_loss", metrics["train_loss"]))
-    else:
-        scheduler.step()
-
-
-def _set_up_logging(speaks: bool) -> None:
-    """Rank 0 shows its lines, unless the script has its own idea of logging."""
-    if speaks and not logger.handlers and not logging.getLogger().handlers:
-        handler = logging.StreamHandler(sys.stdout)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
-    if speaks and logger.level == logging.NOTSET:
-        logger.setLevel(logging.INFO)

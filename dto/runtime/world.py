@@ -92,7 +92,7 @@ def read_world(env: Mapping[str, str]) -> World:
 
 
 def _read(launcher: Launcher, env: Mapping[str, str], node: str) -> World:
-    needed = launcher.required
+    needed: tuple[str, ...] = launcher.required
     if env.get(launcher.size) not in (None, "1"):
         needed += launcher.joined_by
     missing = [name for name in needed if not env.get(name)]
