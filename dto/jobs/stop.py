@@ -10,6 +10,7 @@ from typing import Literal
 from dto.errors import DtoError
 from dto.jobs.inspect import newest_job, statuses
 from dto.jobs.schedulers.base import Scheduler
+from dto.runs.files import read_rows
 from dto.runs.paths import Run
 from dto.runs.requests import post
 from dto.runs.state import State, Status
@@ -37,8 +38,10 @@ def ask(run: Run, kind: Literal["stop", "cancel"], scheduler: Scheduler) -> Aske
     before = _status(run, scheduler)
     if not before.state.is_alive:
         raise DtoError(f"run {run.id} is {before.state.value}: there is nothing to {kind}")
-    post(run, kind)
     job_id = newest_job(run)
+    if before.state is State.STARTING:
+        _wait_for(lambda: _has_begun(run))  # a coordinator heeds what is asked after its start
+    post(run, kind)
     if job_id is not None and before.state in _NOT_STARTED:
         scheduler.cancel(job_id)
         return Asked(run, _settled(run, scheduler).state, "taken out of the queue")
@@ -58,6 +61,12 @@ def _cancelled(run: Run, job_id: str | None, scheduler: Scheduler) -> Asked:
         )
     scheduler.cancel(job_id)
     return Asked(run, _settled(run, scheduler).state, "its coordinator did not answer: scancel")
+
+
+def _has_begun(run: Run) -> bool:
+    newest = max(run.attempts(), default=0)
+    rows = read_rows(run.attempt(newest).journal) if newest else []
+    return any(row.get("submission") == max(run.submissions()) for row in rows)
 
 
 def _has_result(run: Run) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
@@ -18,6 +19,8 @@ from dto.jobs.render import render
 from dto.jobs.schedulers.base import Scheduler
 from dto.jobs.spec_files import surroundings, write_job, write_submission
 from dto.runs.paths import Run, cannot_write, create_run
+
+LEAST_BYTES = 2**20
 
 CodeChoice = Literal["copy", "in-place"]
 
@@ -43,9 +46,12 @@ def preview(job: Resolved) -> str:
 def start_local(job: Resolved, env: Mapping[str, str]) -> Submitted:
     """Make the run directory of a local job. The caller then becomes the job."""
     preview(job)  # refuses what cannot be rendered before anything is written
-    run = create_run(Path(job.spec.run_root), job.spec.name)
-    number = run.add_submission()
-    return write_local(run, number, job, env)
+    run = _new_run(job.spec)
+    try:
+        return write_local(run, run.add_submission(), job, env)
+    except DtoError:
+        shutil.rmtree(run.path)
+        raise
 
 
 def write_local(run: Run, number: int, job: Resolved, env: Mapping[str, str]) -> Submitted:
@@ -55,6 +61,16 @@ def write_local(run: Run, number: int, job: Resolved, env: Mapping[str, str]) ->
     log = run.attempt(max(run.attempts(), default=0) + 1).path
     write_job(run, number, "local", None, log)
     return Submitted(run, number, None, log)
+
+
+def _new_run(spec: JobSpec) -> Run:
+    """Make a run directory where there is room for at least its journal and its logs."""
+    root = Path(spec.run_root)
+    run = create_run(root, spec.name)
+    if shutil.disk_usage(root).free < LEAST_BYTES:
+        shutil.rmtree(run.path)
+        raise cannot_write(root, OSError(errno.ENOSPC, ""))
+    return run
 
 
 def check_size(spec: JobSpec, scheduler: Scheduler) -> None:
@@ -84,9 +100,9 @@ def submit(
     """
     preview(job)
     check_size(job.spec, scheduler)
-    run = create_run(Path(job.spec.run_root), job.spec.name)
-    number = run.add_submission()
+    run = _new_run(job.spec)
     try:
+        number = run.add_submission()
         job, note = with_code(job, run, code)
         return _hand_over(run, number, job, scheduler, env, note)
     except DtoError:  # also a lost answer: a job without its folder ends at once
