@@ -69,12 +69,9 @@ def start_workers(options: argparse.Namespace) -> None:
 def train(options: argparse.Namespace) -> None:
     """One worker's part."""
     import torch
-    from torch.utils.data import DataLoader
 
     from dto import DistributedTrainer
     from dto.checkpoint.legacy import read_legacy
-    from examples.cifar import load
-    from examples.resnet import ResNet18
 
     torch.manual_seed(options.seed)
     path: Path = options.checkpoint_path
@@ -90,25 +87,36 @@ def train(options: argparse.Namespace) -> None:
         print(f"{path} holds {done} finished epochs: going on with epoch {done + 1}", flush=True)
     if done >= options.epochs:
         return
-    data, held_out = load(options.data_dir)
-    model = ResNet18(width=options.width)
-    optimizer = torch.optim.SGD(model.parameters(), lr=options.lr, momentum=0.9, weight_decay=5e-4)
-    history = trainer.fit(
-        model,
-        DataLoader(data, batch_size=options.batch_size, shuffle=True),
-        optimizer,
-        torch.nn.CrossEntropyLoss(),
-        options.epochs,
-        train_step_fn=train_and_export,
-        resume_from_checkpoint=str(path) if done else None,
-        val_loader=DataLoader(held_out, batch_size=options.batch_size),
-        checkpoint_path=path,
-    )
+    history = fit(trainer, options, path if done else None)
     if trainer.is_master():
         print(
             f"loss {history['train_loss'][-1]:.6f}  held-out accuracy"
             f" {history['val_accuracy'][-1]:.4f}  checkpoint {path}"
         )
+
+
+def fit(trainer: Any, options: argparse.Namespace, start: Path | None) -> dict[str, Any]:
+    """Train the rest of the epochs and return their history."""
+    import torch
+    from torch.utils.data import DataLoader
+
+    from examples.cifar import load
+    from examples.resnet import ResNet18
+
+    data, held_out = load(options.data_dir)
+    model = ResNet18(width=options.width)
+    history: dict[str, Any] = trainer.fit(
+        model,
+        DataLoader(data, batch_size=options.batch_size, shuffle=True),
+        torch.optim.SGD(model.parameters(), lr=options.lr, momentum=0.9, weight_decay=5e-4),
+        torch.nn.CrossEntropyLoss(),
+        options.epochs,
+        train_step_fn=train_and_export,
+        resume_from_checkpoint=start,
+        val_loader=DataLoader(held_out, batch_size=options.batch_size),
+        checkpoint_path=options.checkpoint_path,
+    )
+    return history
 
 
 def train_and_export(checkpoint_path: Path, **given: Any) -> dict[str, float]:
