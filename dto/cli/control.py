@@ -19,7 +19,6 @@ from dto.cli.output import echo_json, echo_text
 from dto.cli.runs import the_run
 from dto.cli.train import announce, become
 from dto.cli.watch import follow_to_end
-from dto.errors import UsageError
 from dto.jobs.resume import check_resumable, next_submission, resume_local, resume_on_slurm
 from dto.jobs.schedulers.slurm import Slurm
 from dto.jobs.stop import ask
@@ -85,9 +84,10 @@ def resume_command(
     check_resumable(found, slurm)
     job = next_submission(found, flags_of(options), code, scheduler)
     if job.spec.scheduler == "local":
-        if follow or as_json:
-            raise UsageError("--follow and --json are for runs on a cluster: this one is local")
-        become(resume_local(found, job, os.environ))
+        started = resume_local(found, job, os.environ)
+        if as_json:
+            announce(started, as_json)
+        become(started)  # in the foreground, so there is nothing to --follow
     submitted = resume_on_slurm(found, job, slurm, os.environ)
     announce(submitted, as_json)
     return follow_to_end(found, slurm, as_json) if follow else 0

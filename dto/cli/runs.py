@@ -86,7 +86,7 @@ def _facts(run: Run, status: Status) -> list[tuple[str, str]]:
         ("checkpoint", status.commit or ""),
         ("heartbeat", f"{age:.0f} s ago" if age is not None and status.state.is_alive else ""),
         ("dir", os.fspath(run.path)),
-        ("log", f"dto logs {status.id}"),
+        ("log", f"{status.log or run.path}  (dto logs {status.id})"),
         ("go on", f"dto resume {status.id}" if status.resumable else ""),
     ]
     return [(name, value) for name, value in facts if value]

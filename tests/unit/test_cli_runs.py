@@ -85,8 +85,9 @@ def test_a_run_that_fails_is_told_with_the_rank_and_its_code(place: Path) -> Non
     assert told.returncode == 1, "the thing asked about failed"
     assert "rank 1" in told.stdout and "exited 3" in told.stdout and "dto resume" in told.stdout
     assert status(place)["verdict"]["rank"] == 1
-    again = dto(place, "resume", "train", "-n", "1", BAD_RANK="1")
+    again = dto(place, "resume", "train", "-n", "1", "--json", BAD_RANK="1")
     assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout.splitlines()[0])["submission"] == 2
     found = status(place)
     assert (found["state"], found["world"], found["submission"]) == ("COMPLETED", 1, 2)
     spec = json.loads(next(place.glob("runs/*/submission-2/spec.json")).read_text())
