@@ -77,7 +77,7 @@ def _run_attempt(place: Place, attempt: Attempt) -> Outcome:
         ended = Ended(Verdict(False, error.exit_code, str(error), "start-failed"))
     newest = _newest_commit(place.run, attempt)
     is_progress = newest is not None and _step(newest) > max(map(_step, known[-1:]), default=-1)
-    outcome = decide(ended, _may_requeue(place), newest, is_progress)
+    outcome = decide(ended, _may_requeue(place), newest, is_progress, place.is_batch)
     more = {
         "last_step": notes.last_step,
         "commit": newest or (known[-1] if known else None),
@@ -141,10 +141,8 @@ def _addresses(slurm: SlurmJob | None) -> list[str]:
 def _stop_watch(place: Place, began: float) -> StopWatch:
     spec, slurm = place.spec, place.slurm
     if slurm is not None:
-        was_cancelled = slurm.was_cancelled if place.is_batch else None
-        return StopWatch(
-            place.run, slurm.deadline, spec.time_seconds, spec.save_budget, was_cancelled
-        )
+        is_ending = slurm.is_ending if place.is_batch else None
+        return StopWatch(place.run, slurm.deadline, spec.time_seconds, spec.save_budget, is_ending)
     end = None if spec.time_seconds is None else began + spec.time_seconds
     return StopWatch(place.run, lambda: end, spec.time_seconds, spec.save_budget)
 

@@ -72,17 +72,27 @@ def _ended_by_us(endings: Sequence[Ending], order: Order) -> Verdict:
     return Verdict(False, code, cause, "cancelled", last_step=max(steps, default=None))
 
 
-def decide(ended: Ended, may_requeue: bool, new_commit: str | None, is_progress: bool) -> Outcome:
+def decide(
+    ended: Ended,
+    may_requeue: bool,
+    new_commit: str | None,
+    is_progress: bool,
+    replaces_nodes: bool = False,
+) -> Outcome:
     """Turn the end of an attempt into the run's state.
 
-    A job goes on by itself only if SLURM or the clock stopped it, and only if its checkpoint is
-    further on than the one it began with: otherwise it would go round in circles.
+    A job goes on by itself only if SLURM or the clock stopped it, or it lost a node that SLURM
+    `replaces_nodes` for, and only if its checkpoint is further on than the one it began with:
+    otherwise it would go round in circles.
     """
     verdict, order = ended.verdict, ended.order
     if verdict.kind == "completed":
         return Outcome("COMPLETED", "leave", verdict, "completed")
     if verdict.kind == "cancelled":
         return _without_saving(ended, new_commit)
+    if verdict.kind == "agent-lost" and replaces_nodes and may_requeue and is_progress:
+        text = f"{verdict.cause}; it goes on by itself from {new_commit}"
+        return Outcome("PREEMPTED", "requeue", verdict, text)
     if verdict.exit_code != CHECKPOINTED or verdict.kind != "stopped":
         return Outcome("FAILED", "leave", verdict, verdict.cause)
     reason = order.reason if order is not None else "its own wish"

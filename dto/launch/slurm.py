@@ -31,9 +31,14 @@ class SlurmJob:
         seconds = parse_time_left(left) if left else None
         return None if seconds is None else time.time() + seconds
 
-    def was_cancelled(self) -> bool:
-        """Tell somebody's scancel from a preemption; both come as SIGTERM."""
-        return "JobState=CANCELLED" in _ask("scontrol", "show", "job", self.job_id).split()
+    def is_ending(self) -> bool:
+        """Say whether SLURM already ends this job, so that it is not ours to queue again.
+
+        After scancel, or where a preemption takes the job whole, the state is COMPLETING by the
+        time SIGTERM comes; in the grace time of a preemption it is still RUNNING. A requeue of a
+        COMPLETING job works: it would bring back what somebody has just cancelled.
+        """
+        return _ask("squeue", "-h", "-j", self.job_id, "-o", "%T").strip() != "RUNNING"
 
     def requeue(self, job_script: Path) -> str:
         """Queue this job again and return its id.
@@ -44,7 +49,9 @@ class SlurmJob:
         done = _run("scontrol", "requeue", self.job_id)
         if done.returncode == 0:
             return self.job_id
-        scrubbed = {k: v for k, v in os.environ.items() if not k.startswith(_SCRUBBED)}
+        scrubbed = {
+            k: v for k, v in os.environ.items() if k in _KEPT or not k.startswith(_SCRUBBED)
+        }
         with open(job_script, "rb") as script:
             again = subprocess.run(
                 ["sbatch", "--parsable", f"--dependency=afterany:{self.job_id}"],
@@ -62,6 +69,7 @@ class SlurmJob:
         return job_id
 
 
+_KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")
 _SCRUBBED = ("SLURM_", "SBATCH_", "SRUN_", "SQUEUE_")
 
 

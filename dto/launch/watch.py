@@ -22,11 +22,11 @@ class StopWatch:
         ask_deadline: Callable[[], float | None],
         time_seconds: float | None,
         fixed_budget: float | None,
-        was_cancelled: Callable[[], bool] | None = None,
+        is_ending: Callable[[], bool] | None = None,
     ) -> None:
         self._run = run
         self._ask_deadline = ask_deadline
-        self._was_cancelled = was_cancelled
+        self._is_ending = is_ending
         self._fixed_budget = fixed_budget
         self.deadline = ask_deadline()
         self._time_seconds = time_seconds
@@ -58,7 +58,7 @@ class StopWatch:
     def on_signal(self, number: int) -> Order | None:
         """Return the order that a signal means; None for a warning that can wait.
 
-        `was_cancelled` (given in a batch job only) tells scancel from a preemption.
+        `is_ending` (given in a batch job only) tells scancel from a preemption.
         """
         if number == signal.SIGINT:
             self._interrupts += 1
@@ -69,13 +69,13 @@ class StopWatch:
             if is_early_warning(time.time(), self.deadline, self.budget):
                 return None
             return Order("SIGUSR1", self._signaller())
-        if self._was_cancelled is not None and self._was_cancelled():
+        if self._is_ending is not None and self._is_ending():
             return Order("scancel", "person")
         return Order("SIGTERM", self._signaller())
 
     def _signaller(self) -> Source:
         """Outside a batch job a signal is some person's, who wants no further attempt."""
-        return "person" if self._was_cancelled is None else "scheduler"
+        return "person" if self._is_ending is None else "scheduler"
 
     def _look_at_clock(self) -> Order | None:
         if self.deadline is None or time.time() < self.deadline - self.budget:
