@@ -117,7 +117,8 @@ def _from_result(facts: Facts) -> tuple[State, str]:
     assert facts.result is not None
     text = str(facts.result.get("text", ""))
     if facts.result.get("then") == "requeue":
-        if facts.scheduler_word == "" or facts.coordinator_alive is False:
+        gone = facts.scheduler_word is not None and facts.scheduler_word not in _ALIVE_WORDS
+        if gone or (facts.scheduler_word is None and facts.coordinator_alive is False):
             return State.STOPPED, f"{text}; the next attempt never came: resume it"
         return State.PREEMPTED, text
     return State(facts.result.get("state", "FAILED")), text

@@ -15,7 +15,7 @@ _HERE = Path(__file__).parent
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(_HERE):
-            item.add_marker("slurm")
+            item.add_marker("rig")
 
 
 @pytest.fixture(scope="session")
