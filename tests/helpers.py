@@ -30,7 +30,7 @@ def dto(
     """Run a dto command to its end; the exit code is the caller's to judge."""
     return subprocess.run(
         dto_argv(*args), env=env, cwd=cwd, timeout=timeout, text=True, errors="surrogateescape",
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL, capture_output=True,
     )  # fmt: skip
 
 

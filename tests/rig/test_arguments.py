@@ -16,10 +16,39 @@ from tests.rig.rig import Rig
 VECTORS = 300 if os.environ.get("CI") == "true" else 30
 GOOD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 PIECES = [
-    b"$(touch pwned)", b"`id`", b"'", b'"', b"\\", b"\n", b" ", b"\t", b"", b"*", b"~", b"--", b"-n",
-    b"${HOME}", b"$HOME", b"%j", b"#SBATCH --nodes=9", b"&&", b";", b"|", b">x", b"caf\xc3\xa9", b"\xff\xfe",
-    "日本語".encode(), "🚀".encode(), b"a=b,c", b"!", b"{{ x }}", b"{% raw %}", b"\r\n", b"\x1b[31m", b"\x01",
-]  # fmt: skip
+    b"$(touch pwned)",
+    b"`id`",
+    b"'",
+    b'"',
+    b"\\",
+    b"\n",
+    b" ",
+    b"\t",
+    b"",
+    b"*",
+    b"~",
+    b"--",
+    b"-n",
+    b"${HOME}",
+    b"$HOME",
+    b"%j",
+    b"#SBATCH --nodes=9",
+    b"&&",
+    b";",
+    b"|",
+    b">x",
+    b"caf\xc3\xa9",
+    b"\xff\xfe",
+    "日本語".encode(),
+    "🚀".encode(),
+    b"a=b,c",
+    b"!",
+    b"{{ x }}",
+    b"{% raw %}",
+    b"\r\n",
+    b"\x1b[31m",
+    b"\x01",
+]
 
 
 def a_vector(chance: random.Random) -> list[str]:
