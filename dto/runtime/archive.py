@@ -17,17 +17,17 @@ from dto.checkpoint.generators import capture_generators
 from dto.checkpoint.legacy import load_legacy
 from dto.checkpoint.state import restore
 from dto.checkpoint.store import Commit, Store
-from dto.errors import CheckpointError, DtoError, UsageError
-from dto.runtime.keeper import Subject, store_directory
+from dto.errors import DtoError, UsageError
+from dto.runtime.keeper import Subject
+from dto.runtime.place import Place
 from dto.runtime.session import Session
+from dto.runtime.stores import find_commit
 
 log = logging.getLogger(__name__)
 
 
-class Archive:
+class Archive(Place):
     """Checkpoints and final models by hand, and their copies in a bucket of Amazon S3."""
-
-    session: Session
 
     def __init__(self, session: Session, s3_bucket_arn: str | None) -> None:
         self.session = session
@@ -131,39 +131,3 @@ class Archive:
         except DtoError as error:  # the copy on disk is good; training goes on, and everyone hears
             log.warning("%s was not uploaded: %s", what, error)
             self.session.link.post("event", name="upload-failed", text=f"{what}: {error}")
-
-
-def find_commit(path: Path) -> Commit:
-    """The commit at `path`, or the newest valid one of the run or folder at `path`."""
-    store = Store(store_directory(path))
-    if (path / "manifest.json").is_file():
-        found = next((c for c in store.commits() if c.name == path.name), None)
-    else:
-        found = store.latest_valid()
-    if found is None:
-        raise CheckpointError(f"{path} is no checkpoint, and no run with a valid one")
-    return found
-
-
-def newest_run(root: Path = Path("checkpoints")) -> Path | None:
-    """The last `run_<timestamp>` below `root` that has a checkpoint."""
-    runs = sorted(root.glob("run_*"), reverse=True)
-    return next((run for run in runs if Store(run).commits()), None)
-
-
-def find_start(session: Session, path: str | Path) -> tuple[Path, str | None] | None:
-    """What `resume_from_checkpoint` means: a folder, and a checkpoint's name if just one will do.
-
-    Rank 0 looks and the others hear, so that all go on from the same.
-    """
-    found: tuple[str, str | None] | None = None
-    if session.world.is_master and str(path) == "auto":
-        asked = session.settings.run_dir
-        run = Path(asked) if asked else newest_run()
-        found = (str(run), None) if run else None
-    elif session.world.is_master:
-        commit = find_commit(Path(path))
-        only = commit.name if (Path(path) / "manifest.json").is_file() else None
-        found = (str(commit.path.parent), only)
-    agreed = session.transport.all_gather_object(found)[0]
-    return (Path(agreed[0]), agreed[1]) if agreed else None

@@ -19,7 +19,7 @@ from torch import nn
 
 from dto.errors import DtoError, WorldError
 from dto.runtime.buckets import CAPACITY_BYTES, Bucket, Spec, plan_buckets
-from dto.runtime.transport import Handle, Transport
+from dto.runtime.transport import Handle, Transport, broadcast_all
 
 
 @dataclass
@@ -290,16 +290,3 @@ def no_sync(model: nn.Module) -> contextlib.AbstractContextManager[None]:
     """Accumulate gradients without sending them; for a model that nobody distributed: nothing."""
     owner = _owners.get(model)
     return owner.no_sync() if owner else contextlib.nullcontext()
-
-
-def broadcast_all(transport: Transport, tensors: list[torch.Tensor]) -> None:
-    """Broadcast from rank 0 with one message per dtype and device."""
-    groups: dict[tuple[torch.dtype, torch.device], list[torch.Tensor]] = {}
-    for tensor in tensors:
-        groups.setdefault((tensor.dtype, tensor.device), []).append(tensor)
-    for group in groups.values():
-        flat = torch.cat([tensor.reshape(-1) for tensor in group])
-        transport.broadcast(flat)
-        parts = torch.split(flat, [tensor.numel() for tensor in group])
-        for tensor, part in zip(group, parts, strict=True):
-            tensor.copy_(part.view(tensor.shape))

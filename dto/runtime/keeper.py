@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -187,10 +186,3 @@ def put_back(loaded: Loaded, subject: Subject) -> None:
             log.warning("the checkpoint holds no state of %s: it starts afresh", name)
             continue
         thing.load_state_dict(unpack(saved[name], loaded.tensors))
-
-
-def store_directory(path: Path) -> Path:
-    """The folder of checkpoints that `path` means: itself, a run's, or the one it is a part of."""
-    if (path / "manifest.json").is_file():
-        return path.parent
-    return path / "checkpoints" if (path / "checkpoints").is_dir() else path

@@ -21,12 +21,13 @@ from dto.errors import WorldError
 from dto.runtime.data import Size
 from dto.runtime.data_parallel import Control, DataParallel
 from dto.runtime.every import parse_every
-from dto.runtime.keeper import Keeper, Loaded, Standing, Subject, put_back, store_directory
+from dto.runtime.keeper import Keeper, Loaded, Standing, Subject, put_back
 from dto.runtime.loader import PreparedLoader, units_per_batch
 from dto.runtime.progress import Progress, Row
 from dto.runtime.seeds import derive, seed_everything
 from dto.runtime.settings import Settings, Stopped, choose_device
 from dto.runtime.signals import LastWords, StopFlag
+from dto.runtime.stores import next_attempt, open_store
 from dto.runtime.transport import open_transport
 from dto.runtime.world import read_world
 from dto.telemetry import connect
@@ -55,7 +56,7 @@ class Session:
         self.last_words = LastWords(self.link)
         self.progress = Progress(self.link, self.world.is_master)
         self.in_run = bool(env.get("DTO_RUN_DIR"))
-        self.keeper = Keeper(self.transport, self.link, self._open_store(env))
+        self.keeper = Keeper(self.transport, self.link, open_store(self.transport, settings, env))
         self.seed = self._agree_on_seed()
         self.step = 0
         self.epoch = 0
@@ -78,25 +79,9 @@ class Session:
 
     # set-up
 
-    def _open_store(self, env: Mapping[str, str]) -> Store:
-        """The folder asked for; else the run's where dto started us, or a new one."""
-        settings = self.settings
-        if env.get("DTO_RUN_DIR"):
-            attempt = int(env.get("DTO_ATTEMPT", "0"))
-            generation = int(env.get("DTO_GENERATION", "0"))
-            own = Path(env["DTO_RUN_DIR"]) / "checkpoints"
-            directory = store_directory(Path(settings.run_dir)) if settings.run_dir else own
-            return Store(directory, attempt, generation, settings.keep_last)
-        name = f"run_{time.strftime('%Y%m%d_%H%M%S')}"
-        chosen = Path(settings.run_dir) if settings.run_dir else Path("checkpoints") / name
-        return self.store_at(self._from_master(chosen))
-
     def store_at(self, path: Path) -> Store:
         """Go on in `path`, as the next attempt of whoever wrote there before."""
-        directory = store_directory(path)
-        previous = Store(directory).commits() if self.world.is_master else []
-        attempt = self._from_master(previous[0].attempt + 1 if previous else 0)
-        return Store(directory, attempt, 0, self.settings.keep_last)
+        return next_attempt(self.transport, path, self.settings.keep_last)
 
     def _from_master(self, value: Any) -> Any:
         return self.transport.all_gather_object(value)[0]

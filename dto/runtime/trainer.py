@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from dto.checkpoint.legacy import load_legacy
 from dto.errors import UsageError
-from dto.runtime.archive import Archive, find_start
+from dto.runtime.archive import Archive
 from dto.runtime.epochs import (
     Meter,
     evaluate,
@@ -28,11 +27,11 @@ from dto.runtime.loader import PreparedLoader, units_per_batch
 from dto.runtime.scaling import scale_learning_rates
 from dto.runtime.session import Session
 from dto.runtime.settings import Settings, show_log
+from dto.runtime.stores import find_start
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 OptimizerT = TypeVar("OptimizerT", bound=Optimizer)
 TrainStep = Callable[..., dict[str, Any]]
-logger = logging.getLogger("dto")
 
 
 class DistributedTrainer(Archive):
@@ -87,33 +86,6 @@ class DistributedTrainer(Archive):
         if self.session.in_run:
             self.session.look_for_checkpoint()
 
-    # who and where
-
-    @property
-    def rank(self) -> int:
-        return self.session.world.rank
-
-    @property
-    def size(self) -> int:
-        return self.session.world.size
-
-    @property
-    def local_rank(self) -> int:
-        return self.session.world.local_rank
-
-    @property
-    def device(self) -> torch.device:
-        return self.session.device
-
-    def is_master(self) -> bool:
-        """Whether this is rank 0."""
-        return self.session.world.is_master
-
-    def log(self, message: str) -> None:
-        """Log a line, from rank 0 only."""
-        if self.is_master():
-            logger.info(message)
-
     # for loops written by hand
 
     def prepare_model(self, model: ModelT) -> ModelT:
@@ -137,12 +109,6 @@ class DistributedTrainer(Archive):
         return self.session.add_loader(
             dataloader, is_training=train, keeps_step=train, batch_factor=factor
         )
-
-    def allreduce(self, tensor: torch.Tensor, average: bool = True) -> torch.Tensor:
-        """The sum or average of `tensor` over all ranks, as a new tensor."""
-        result = tensor.detach().clone().to(self.device)
-        self.session.transport.all_reduce(result)
-        return result / self.size if average else result
 
     def _prepare(self, model: nn.Module, optimizer: Optimizer, scheduler: Any) -> None:
         session = self.session
@@ -194,18 +160,10 @@ class DistributedTrainer(Archive):
         self.session.restore()
         history = self._begin_history(saved, this_fit)
         self.session.progress.total_steps = total_steps(loader, num_epochs)
-        train = train_step_fn or train_epoch
         start = self.session.epoch if self.session.loaded is not None else first_epoch
+        given = {"model": model, "optimizer": optimizer, "criterion": criterion, **kwargs}
         for epoch in range(start, num_epochs):
-            metrics = self._train(
-                train,
-                loader,
-                epoch,
-                model=model,
-                optimizer=optimizer,
-                criterion=criterion,
-                **kwargs,
-            )
+            metrics = self._train(train_step_fn or train_epoch, loader, epoch, given)
             if validation is not None:
                 found = evaluate(self.session, model, validation, criterion)
                 metrics.update({f"val_{name}": value for name, value in found.items()})
@@ -216,7 +174,9 @@ class DistributedTrainer(Archive):
         history["final_model_path"] = self._save_final(model, optimizer, history)
         return dict(history)
 
-    def _train(self, train: TrainStep, loader: PreparedLoader, epoch: int, **given: Any) -> Any:
+    def _train(
+        self, train: TrainStep, loader: PreparedLoader, epoch: int, given: dict[str, Any]
+    ) -> dict[str, float]:
         session = self.session
         is_resumed = session.loaded is not None and epoch == session.epoch
         self.meter = resumed_meter(session) if is_resumed else Meter()
@@ -260,13 +220,14 @@ class DistributedTrainer(Archive):
     def _resume(self, model: nn.Module, optimizer: Optimizer, path: str | Path | None) -> int:
         """Find what to go on from; returns the first epoch, where only a `.pt` file tells it."""
         session = self.session
-        if session.loaded is not None or path is None:
+        is_later = self._fits > 1  # nothing newer than what this process has done itself
+        if session.loaded is not None or path is None or (is_later and str(path) == "auto"):
             return 0
         if str(path) != "auto" and Path(path).is_file():
             epochs_done = load_legacy(Path(path), model, optimizer).epochs_done
             self._scaled.add(optimizer)  # the rates in the file were scaled by whoever wrote it
             return epochs_done
-        found = find_start(session, path)
+        found = find_start(session.transport, session.settings, path)
         if found is None or session.in_run and str(path) == "auto":
             return 0
         directory, only = found

@@ -11,7 +11,7 @@ from dto.runtime.transport.base import Handle, Transport
 from dto.runtime.transport.local import LocalTransport
 from dto.runtime.world import World
 
-__all__ = ["BACKENDS", "Handle", "Transport", "choose_backend", "open_transport"]
+__all__ = ["BACKENDS", "Handle", "Transport", "broadcast_all", "choose_backend", "open_transport"]
 
 BACKENDS = ("auto", "nccl", "gloo", "horovod")
 
@@ -42,3 +42,16 @@ def open_transport(
     from dto.runtime.transport.torch_transport import TorchTransport
 
     return TorchTransport(chosen, world, device)
+
+
+def broadcast_all(transport: Transport, tensors: list[torch.Tensor]) -> None:
+    """Broadcast from rank 0 with one message per dtype and device."""
+    groups: dict[tuple[torch.dtype, torch.device], list[torch.Tensor]] = {}
+    for tensor in tensors:
+        groups.setdefault((tensor.dtype, tensor.device), []).append(tensor)
+    for group in groups.values():
+        flat = torch.cat([tensor.reshape(-1) for tensor in group])
+        transport.broadcast(flat)
+        parts = torch.split(flat, [tensor.numel() for tensor in group])
+        for tensor, part in zip(group, parts, strict=True):
+            tensor.copy_(part.view(tensor.shape))
