@@ -23,15 +23,18 @@ class Meter:
     """Sums of this rank in double precision; only the quotient of everybody's is a mean."""
 
     def __init__(self, values: Sequence[float] = (0.0, 0.0, 0.0)) -> None:
-        self.loss, self.correct, self.samples = values
+        self.loss: float | torch.Tensor = values[0]
+        self.correct, self.samples = values[1:]
 
-    def add(self, loss: float, samples: int, correct: float = 0.0) -> None:
-        self.loss += loss * samples
+    def add(self, loss: torch.Tensor, samples: int, correct: float = 0.0) -> None:
+        """Add a mean loss; on a GPU the sum stays there, for reading it would wait for the GPU."""
+        exact = loss.detach().double() if loss.is_cuda else loss.item()
+        self.loss = self.loss + exact * samples
         self.correct += correct
         self.samples += samples
 
     def state(self) -> list[float]:
-        return [self.loss, self.correct, self.samples]
+        return [float(self.loss), self.correct, self.samples]
 
     def totals(self, session: Session) -> tuple[float, float]:
         """Mean loss and accuracy over all samples of all ranks."""
@@ -95,7 +98,7 @@ def train_epoch(
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         if session.own_samples:
-            meter.add(loss.item(), session.own_samples)
+            meter.add(loss, session.own_samples)
     return {"loss": meter.totals(session)[0]}
 
 
@@ -119,15 +122,16 @@ def evaluate(
         inputs, targets = pair(batch, session.device)
         outputs = model(inputs)
         if size.own:
-            loss = criterion(outputs, targets).item()
+            loss = criterion(outputs, targets)
             correct = _share_correct(outputs, targets)
             has_classes = has_classes or correct is not None
             meter.add(loss, size.own, (correct or 0.0) * size.own)
     model.train(was_training)
     session.pinned_generators = None
-    loss, accuracy = meter.totals(session)
+    mean_loss, accuracy = meter.totals(session)
     answers = session.transport.all_gather_object(has_classes)
-    return {"loss": loss, "accuracy": accuracy} if any(answers) else {"loss": loss}
+    found = {"loss": mean_loss}
+    return {**found, "accuracy": accuracy} if any(answers) else found
 
 
 def _share_correct(outputs: Any, targets: Any) -> float | None:
