@@ -83,34 +83,30 @@ def place(
         for index, node in enumerate(nodes)
         for port in node.ports[:per_node]
     ]
-    return [
-        [
-            _entry(
-                Seating(
-                    rank=index * per_node + local,
-                    world=spec.world,
-                    local_rank=local,
-                    local_world=per_node,
-                    node_rank=index,
-                    nodes=len(nodes),
-                    node=node.name,
-                    master_address=address,
-                    master_port=nodes[0].ports[per_node],
-                    jax_port=nodes[0].ports[per_node + 1],
-                    kv_address=node.coordinator_address,
-                    kv_port=kv_port,
-                    interface=node.facts["interface"],
-                    tf_workers=workers,
-                    threads=shares[index][local].threads,
-                ),
-                job,
-                {**node.facts["given"], **spec.env},
-                shares[index][local].cpus,
+    result: list[list[dict[str, Any]]] = []
+    for index, node in enumerate(nodes):
+        given = {**node.facts["given"], **spec.env}
+        result.append([])
+        for local in range(per_node):
+            seating = Seating(
+                rank=index * per_node + local,
+                world=spec.world,
+                local_rank=local,
+                local_world=per_node,
+                node_rank=index,
+                nodes=len(nodes),
+                node=node.name,
+                master_address=address,
+                master_port=nodes[0].ports[per_node],
+                jax_port=nodes[0].ports[per_node + 1],
+                kv_address=node.coordinator_address,
+                kv_port=kv_port,
+                interface=node.facts["interface"],
+                tf_workers=workers,
+                threads=shares[index][local].threads,
             )
-            for local in range(per_node)
-        ]
-        for index, node in enumerate(nodes)
-    ]
+            result[-1].append(_entry(seating, job, given, shares[index][local].cpus))
+    return result
 
 
 def _entry(

@@ -127,3 +127,9 @@ def test_only_rank_0s_port_counts() -> None:
     taken = "EADDRINUSE: address already in use"
     assert found_port_taken([ending(0, 1, message=taken)])
     assert not found_port_taken([ending(1, 1, message=taken), ending(0, 0, message=taken)])
+
+
+def test_ctrl_c_in_a_script_that_has_the_terminal_is_no_failure() -> None:
+    interrupted = judge([ending(0, None, signal=2)], [], None)
+    outcome = decide(interrupted, True, None, False)
+    assert (outcome.state, outcome.exit_code) == ("CANCELLED", 130)
