@@ -132,7 +132,7 @@ def _blame(culprit: Ending, abnormal: Sequence[Ending]) -> Verdict:
     victims = sorted(e.rank for e in abnormal if e.rank != culprit.rank)
     where = f"rank {culprit.rank} (node {culprit.node})"
     what = f": {culprit.error_type}: {culprit.message}".rstrip(": ") if culprit.error_type else ""
-    step = f" after step {culprit.last_step}" if culprit.last_step is not None else ""
+    step = f" after step {culprit.last_step}" if culprit.last_step else ""
     if culprit.signal is not None:
         how, code = f"was ended by {_signal_words(culprit.signal)}", 128 + culprit.signal
     else:

@@ -26,7 +26,7 @@ from dto.runtime.loader import PreparedLoader, units_per_batch
 from dto.runtime.progress import Progress, Row
 from dto.runtime.seeds import derive, seed_everything
 from dto.runtime.settings import Settings, Stopped, choose_device
-from dto.runtime.signals import LastWords, StopFlag
+from dto.runtime.signals import LastWords, StopFlag, show_errors_in_one_line
 from dto.runtime.stores import next_attempt, open_store
 from dto.runtime.transport import open_transport
 from dto.runtime.world import read_world
@@ -45,15 +45,16 @@ class Session:
 
     def __init__(self, settings: Settings, env: Mapping[str, str] = os.environ) -> None:
         self.settings = settings
+        show_errors_in_one_line()
         self.world = read_world(env)
+        self.link = connect(env)
+        self.last_words = LastWords(self.link)
         self.device = choose_device(settings.device, self.world.local_rank)
         if settings.seed is not None:  # the same on all ranks, so that models begin alike
             seed_everything(settings.seed)
         self.every = parse_every(settings.checkpoint_every)
         self.transport = open_transport(settings.backend, self.world, self.device, env)
-        self.link = connect(env)
         self.stop = StopFlag(self.link)
-        self.last_words = LastWords(self.link)
         self.progress = Progress(self.link, self.world.is_master)
         self.in_run = bool(env.get("DTO_RUN_DIR"))
         self.keeper = Keeper(self.transport, self.link, open_store(self.transport, settings, env))

@@ -1,13 +1,18 @@
-"""Signals become a flag that is looked at between steps; nothing is done inside a handler."""
+"""Signals become a flag that is looked at between steps; an error's last words reach the agent."""
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
+import traceback as tracebacks
 from types import FrameType, TracebackType
 
+from dto.errors import DtoError
 from dto.telemetry import Link
+
+_OWN_CODE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 _received: list[str] = []
 """Names of the signals that this process got; shared by all its sessions."""
@@ -64,3 +69,21 @@ class LastWords:
         self._link.post("error", type=kind.__name__, message=str(value), step=self.step)
         self._link.flush()
         self._before(kind, value, traceback)
+
+
+def show_errors_in_one_line() -> None:
+    """Let a DtoError that ends the script read as one line; all else keeps its traceback."""
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = _show
+
+
+def _show(kind: type[BaseException], value: BaseException, traceback: TracebackType | None) -> None:
+    if not isinstance(value, DtoError):
+        sys.__excepthook__(kind, value, traceback)
+        return
+    frames = tracebacks.extract_tb(traceback)
+    theirs = [frame for frame in frames if not frame.filename.startswith(_OWN_CODE)]
+    where = (
+        f" ({os.path.basename(theirs[-1].filename)}, line {theirs[-1].lineno})" if theirs else ""
+    )
+    print(f"dto: error: {value}{where}", file=sys.stderr)
