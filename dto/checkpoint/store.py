@@ -165,17 +165,25 @@ class Store:
         return found
 
     def save(self, manifest: Manifest, tensors: Mapping[str, torch.Tensor]) -> Commit:
-        """Begin, write and commit whole tensors from one rank; fills in tensors and files."""
+        """Begin, write and commit whole tensors from one rank; fills in tensors and files.
+
+        Raises:
+            OSError: the disk is full, say; what was half written is gone again.
+        """
         directory = self.begin(manifest.step)
-        record = self.write(directory, "rank-0.safetensors", tensors)
-        whole = replace(
-            manifest,
-            attempt=self.attempt,
-            generation=self.generation,
-            tensors=entries_for(tensors, "rank-0.safetensors", range(manifest.world)),
-            files={"rank-0.safetensors": record},
-        )
-        return self.commit(directory, whole)
+        try:
+            record = self.write(directory, "rank-0.safetensors", tensors)
+            whole = replace(
+                manifest,
+                attempt=self.attempt,
+                generation=self.generation,
+                tensors=entries_for(tensors, "rank-0.safetensors", range(manifest.world)),
+                files={"rank-0.safetensors": record},
+            )
+            return self.commit(directory, whole)
+        except OSError:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
 
     # keeping
 

@@ -84,7 +84,10 @@ def _run_attempt(place: Place, attempt: Attempt) -> Outcome:
         "world": spec.world,
         "seconds": round(time.time() - began, 3),
     }
-    write_json(attempt.result_file, outcome.to_json(more))
+    try:
+        write_json(attempt.result_file, outcome.to_json(more))
+    except OSError as error:
+        progress.say(f"the verdict could not be written ({error.strerror}): {attempt.result_file}")
     notes.write("event", name="result", text=outcome.text)
     notes.close()
     _tell(progress, place.run, outcome)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import time
@@ -11,6 +12,8 @@ from typing import Any, TextIO
 from dto.runs.files import Journal
 from dto.runs.paths import Attempt
 from dto.runs.state import boot_id, process_started
+
+log = logging.getLogger(__name__)
 
 _TERMINAL_SECONDS = 0.2
 _QUIET_SECONDS = 5.0
@@ -22,6 +25,7 @@ class Notes:
 
     def __init__(self, attempt: Attempt, submission: int, job_id: str | None) -> None:
         self._journal = Journal(attempt.journal)
+        self._has_failed = False
         self._begun = {
             "submission": submission,
             "job_id": job_id,
@@ -39,7 +43,7 @@ class Notes:
         self.write("state", state=word, **place, **self._begun)
 
     def write(self, kind: str, **fields: Any) -> None:
-        self._journal.append({"t": time.time(), "kind": kind, **fields})
+        self._append([{"t": time.time(), "kind": kind, **fields}])
 
     def rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Take what an agent delivered."""
@@ -51,10 +55,25 @@ class Notes:
                 self.metric = row
             if row.get("kind") == "commit" and row.get("seconds") is not None:
                 self.save_seconds = float(row["seconds"])
-        self._journal.append_many(rows)
+        self._append(rows)
+
+    def _append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write if the disk lets us: a full one costs rows, never the training."""
+        try:
+            self._journal.append_many(rows)
+        except OSError as error:
+            if not self._has_failed:
+                log.warning("rows are lost: the journal cannot be written: %s", error.strerror)
+        else:
+            self._has_failed = False
+            return
+        self._has_failed = True
 
     def close(self) -> None:
-        self._journal.close()
+        try:
+            self._journal.close()
+        except OSError as error:
+            log.warning("the journal may lack its end: %s", error.strerror)
 
 
 class Progress:

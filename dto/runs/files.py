@@ -49,26 +49,32 @@ def read_json(path: Path) -> Any | None:
 class Journal:
     """An append-only JSON-lines file with one writer, made durable every `fsync_seconds`.
 
-    A crash loses at most that much; a torn last line is dropped by readers, and a journal that
-    is opened again after a crash starts on a fresh line.
+    A crash loses at most that much; a torn last line is dropped by readers, and whoever writes
+    after it, in a new process or after a full disk, starts on a fresh line.
     """
 
     def __init__(self, path: Path, fsync_seconds: float = 2.0) -> None:
         self._file = open(path, "ab", buffering=0)
         self._fsync_seconds = fsync_seconds
         self._synced = time.monotonic()
-        if self._file.tell() > 0 and not _ends_with_newline(path):
-            self._file.write(b"\n")
+        self._is_torn = self._file.tell() > 0 and not _ends_with_newline(path)
 
     def append(self, row: Mapping[str, Any]) -> None:
         self.append_many([row])
 
     def append_many(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append whole lines, or raise OSError; a line that was cut off then stands alone."""
         lines = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows)
         if lines:
-            self._file.write(lines.encode())
+            self._write(("\n" + lines if self._is_torn else lines).encode())
         if time.monotonic() - self._synced >= self._fsync_seconds:
             self.sync()
+
+    def _write(self, data: bytes) -> None:
+        self._is_torn = True  # until the last byte is in
+        while data:
+            data = data[self._file.write(data) :]
+        self._is_torn = False
 
     def sync(self) -> None:
         os.fsync(self._file.fileno())

@@ -80,7 +80,10 @@ class Keeper:
         if self.transport.rank == 0:
             try:
                 outcome = (self.write(subject, standing, states, is_best), "")
-            except (OSError, DtoError) as error:
+            except OSError as error:
+                where = self.store.directory
+                outcome = (None, f"{error.strerror} in {where}: mend that, then resume the run")
+            except DtoError as error:
                 outcome = (None, str(error))
         name, reason = self.transport.all_gather_object(outcome)[0]
         if name is None:

@@ -293,5 +293,7 @@ class Session:
     def _leave(self) -> None:
         self.progress.flush()
         self.link.flush()
-        if not self.last_words.has_failed:  # after a failure, peers may wait for us forever
+        if not self.last_words.has_failed:
             self.transport.close()
+        else:  # closing may wait for peers forever; let Gloo's threads drop their last tensors,
+            time.sleep(0.1)  # which aborts the process once Python is gone

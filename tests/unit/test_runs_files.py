@@ -141,3 +141,24 @@ def test_a_full_disk_is_an_error_and_leaves_no_partial_file(tmp_path: Path) -> N
     with pytest.raises(OSError, match="No space"):
         write_atomic(tmp_path / "x", b"data")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a small filesystem")
+def test_a_journal_goes_on_after_a_full_disk(tmp_path: Path) -> None:
+    place = tmp_path / "small"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place]).returncode:
+        pytest.skip("this machine does not let root mount a tmpfs")
+    try:
+        (place / "ballast").write_bytes(b"x" * 45_000)
+        journal = Journal(place / "journal.jsonl")
+        journal.append({"t": 1})
+        with pytest.raises(OSError, match="No space"):
+            journal.append_many({"t": 2, "text": "y" * 100} for _ in range(1000))
+        (place / "ballast").unlink()
+        journal.append({"t": 3})
+        journal.close()
+        rows = read_rows(place / "journal.jsonl")
+        assert rows[0] == {"t": 1} and rows[-1] == {"t": 3}
+    finally:
+        subprocess.run(["umount", place], check=True)
