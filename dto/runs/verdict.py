@@ -129,7 +129,7 @@ def classify(endings: Sequence[Ending], lost_nodes: Sequence[str] = ()) -> Verdi
 
 
 def _blame(culprit: Ending, abnormal: Sequence[Ending]) -> Verdict:
-    victims = sorted(e.rank for e in abnormal if e.rank != culprit.rank)
+    victims = sorted(e.rank for e in abnormal if e.rank != culprit.rank and e.is_victim)
     where = f"rank {culprit.rank} (node {culprit.node})"
     what = f": {culprit.error_type}: {culprit.message}".rstrip(": ") if culprit.error_type else ""
     step = f" after step {culprit.last_step}" if culprit.last_step else ""
