@@ -13,7 +13,7 @@ import dto
 from dto.cli.main import dto as group
 
 _LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)[^)]*\)")
-_INVOCATION = re.compile(r"(?:^|[`$;&(] ?|exec )dto ([a-z]+)((?: [^`\n|;#]*)?)", re.MULTILINE)
+_INVOCATION = re.compile(r"[`$;&(] ?dto ([a-z]+)((?: [^`\n|;#]*)?)")
 _FLAG = re.compile(r"(?<!\S)--?[a-zA-Z][\w-]*")
 _LONGEST_FILE = 300
 
