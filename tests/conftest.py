@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from tests.layers import NEEDS, must_run
+
+# A shell that starts us with `&` has SIGINT ignored, and dto respects that as nohup asks it to; the
+# tests of Ctrl-C start from a terminal's setting.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)
