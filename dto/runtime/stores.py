@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,15 +14,28 @@ from dto.runtime.transport import Transport
 
 
 def open_store(transport: Transport, settings: Settings, env: Mapping[str, str]) -> Store:
-    """A run's folder where dto started us; else the one asked for, or a new one."""
+    """The folder asked for; else the run's where dto started us, or a new one.
+
+    A script's second trainer has a folder of its own below the first one's: their steps are
+    counted apart.
+    """
     if env.get("DTO_RUN_DIR"):
         attempt = int(env.get("DTO_ATTEMPT", "0"))
         generation = int(env.get("DTO_GENERATION", "0"))
-        directory = Path(env["DTO_RUN_DIR"]) / "checkpoints"
+        asked = settings.run_dir
+        directory = store_directory(Path(asked)) if asked else _own_folder(Path(env["DTO_RUN_DIR"]))
         return Store(directory, attempt, generation, settings.keep_last)
     name = f"run_{time.strftime('%Y%m%d_%H%M%S')}"
     chosen = Path(settings.run_dir) if settings.run_dir else Path("checkpoints") / name
     return next_attempt(transport, transport.all_gather_object(chosen)[0], settings.keep_last)
+
+
+_count = itertools.count(1)
+
+
+def _own_folder(run_dir: Path) -> Path:
+    number = next(_count)
+    return run_dir / "checkpoints" / (f"trainer-{number}" if number > 1 else "")
 
 
 def next_attempt(transport: Transport, path: Path, keep_last: int) -> Store:
