@@ -94,7 +94,7 @@ class Facts:
     """SLURM's state of the job; "" where SLURM no longer knows it; None where nobody was asked."""
     coordinator_alive: bool | None
     """Whether the process that wrote the journal lives; None where it is on another host."""
-    has_commit: bool
+    commit: str | None
 
 
 def derive(facts: Facts, now: float) -> tuple[State, str]:
@@ -171,34 +171,18 @@ def read_status(run: Run, scheduler_word: str | None, now: float) -> Status:
     `scheduler_word` is SLURM's state of the newest job, "" where SLURM does not know the job any
     more, None for a local run or where SLURM could not be asked.
     """
-    submission = max(run.submissions(), default=0)
-    attempt = max(run.attempts(), default=0)
-    job = read_json(run.submission(submission) / "job.json") or {}
-    rows = read_rows(run.attempt(attempt).journal) if attempt else []
-    result = read_json(run.attempt(attempt).result_file) if attempt else None
-    commits = committed(run.checkpoints)
-    facts = Facts(
-        submission,
-        attempt,
-        float(job.get("submitted", 0.0)),
-        rows,
-        result,
-        pending(run),
-        scheduler_word,
-        _coordinator_alive(rows),
-        bool(commits),
-    )
+    facts = _gather(run, scheduler_word)
     state, text = derive(facts, now)
-    begun = [row for row in rows if row.get("kind") == "state"]
-    latest = begun[-1] if begun else {}
-    metric = _newest_metric(rows)
-    ended = result if result is not None and not state.is_alive else {}
+    job = read_json(run.submission(facts.submission) / "job.json") or {}
+    latest = _newest(facts.rows, "state")
+    metric = _newest(facts.rows, "metric")
+    ended = facts.result if facts.result is not None and not state.is_alive else {}
     return Status(
         id=run.id,
         state=state,
         text=text,
-        submission=submission,
-        attempt=attempt,
+        submission=facts.submission,
+        attempt=facts.attempt,
         job_id=job.get("job_id") or latest.get("job_id"),
         scheduler=job.get("scheduler"),
         log=job.get("log"),
@@ -209,11 +193,29 @@ def read_status(run: Run, scheduler_word: str | None, now: float) -> Status:
         total_steps=metric.get("total_steps"),
         epoch=metric.get("epoch"),
         loss=(metric.get("values") or {}).get("loss"),
-        commit=commits[-1] if commits else None,
-        heartbeat_age=round(now - _last_time(rows), 1) if rows else None,
+        commit=facts.commit,
+        heartbeat_age=round(now - _last_time(facts.rows), 1) if facts.rows else None,
         exit_code=ended.get("exit_code"),
         verdict=ended.get("verdict"),
         resumable=state in (State.STOPPED, State.FAILED, State.CANCELLED),
+    )
+
+
+def _gather(run: Run, scheduler_word: str | None) -> Facts:
+    """Read what the newest attempt and the newest submission left."""
+    submission, attempt = max(run.submissions(), default=0), max(run.attempts(), default=0)
+    job = read_json(run.submission(submission) / "job.json") or {}
+    rows = read_rows(run.attempt(attempt).journal) if attempt else []
+    return Facts(
+        submission=submission,
+        attempt=attempt,
+        submitted=float(job.get("submitted", 0.0)),
+        rows=rows,
+        result=read_json(run.attempt(attempt).result_file) if attempt else None,
+        requests=pending(run),
+        scheduler_word=scheduler_word,
+        coordinator_alive=_coordinator_alive(rows),
+        commit=next(reversed(committed(run.checkpoints)), None),
     )
 
 
@@ -240,9 +242,9 @@ def commit_key(name: str) -> tuple[int, int, int] | None:
     return int(attempt), int(generation), int(step)
 
 
-def _newest_metric(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Return rank 0's last metric row, or nothing."""
-    mine = (row for row in reversed(rows) if row.get("kind") == "metric" and not row.get("rank"))
+def _newest(rows: Sequence[Mapping[str, Any]], kind: str) -> Mapping[str, Any]:
+    """Return the last row of a kind, or nothing; of metrics, rank 0's."""
+    mine = (row for row in reversed(rows) if row.get("kind") == kind and not row.get("rank"))
     return next(mine, {})
 
 

@@ -47,7 +47,7 @@ def facts(**changes: Any) -> Facts:
         "requests": [],
         "scheduler_word": None,
         "coordinator_alive": None,
-        "has_commit": False,
+        "commit": None,
     }
     return Facts(**{**given, **changes})
 
