@@ -120,6 +120,17 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return Tail(path).poll()
 
 
+def read_gist(path: Path, kind: str, last: int = 400) -> list[dict[str, Any]]:
+    """Return the rows of one kind and the last ones: a day's journal in milliseconds."""
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is torn
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    mark = f'"kind":"{kind}"'.encode()
+    wanted = [line for line in lines[:-last] if mark in line] + lines[-last:]
+    return [row for line in wanted if (row := _parse(line)) is not None]
+
+
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
         row = json.loads(line)

@@ -174,8 +174,10 @@ def find_run(run_root: Path, text: str) -> Run:
 
 
 def _job_ids(run: Run) -> set[str]:
-    records = (read_json(run.submission(j) / "job.json") for j in run.submissions())
-    return {str(record["job_id"]) for record in records if record and record.get("job_id")}
+    """Return the ids that a run has or had: where requeueing is forbidden, each attempt's own."""
+    records = [read_json(run.submission(j) / "job.json") or {} for j in run.submissions()]
+    ids = [job_id for r in records for job_id in (r.get("job_id"), *r.get("earlier_ids", ()))]
+    return {str(job_id) for job_id in ids if job_id}
 
 
 def _numbers(path: Path, prefix: str) -> list[int]:

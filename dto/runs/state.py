@@ -10,7 +10,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from dto.runs.files import read_json, read_rows
+from dto.runs.files import read_gist, read_json
 from dto.runs.paths import Run
 from dto.runs.requests import pending
 
@@ -21,10 +21,10 @@ _WAITING_WORDS = {
     "REQUEUED",
     "REQUEUE_HOLD",
     "SPECIAL_EXIT",
-    "SUSPENDED",
     "RESV_DEL_HOLD",
 }
-_ALIVE_WORDS = {"RUNNING", "COMPLETING", "STAGE_OUT", "STOPPED"}
+_ASLEEP_WORDS = {"SUSPENDED", "STOPPED"}
+_ALIVE_WORDS = {"RUNNING", "COMPLETING", "STAGE_OUT", *_ASLEEP_WORDS}
 
 
 class State(str, Enum):
@@ -87,7 +87,7 @@ class Facts:
     submitted: float
     """When the newest submission was handed over."""
     rows: Sequence[Mapping[str, Any]]
-    """The newest attempt's journal."""
+    """The newest attempt's journal: its states, and its last rows."""
     result: Mapping[str, Any] | None
     requests: Sequence[Mapping[str, Any]]
     scheduler_word: str | None
@@ -118,22 +118,37 @@ def _from_result(facts: Facts) -> tuple[State, str]:
     text = str(facts.result.get("text", ""))
     if facts.result.get("then") == "requeue":
         gone = facts.scheduler_word is not None and facts.scheduler_word not in _ALIVE_WORDS
-        if gone or (facts.scheduler_word is None and facts.coordinator_alive is False):
-            return State.STOPPED, f"{text}; the next attempt never came: resume it"
+        left = facts.scheduler_word is None and not facts.is_batch
+        if gone or (left and facts.coordinator_alive is False):
+            return _taken_out(facts, text)
         return State.PREEMPTED, text
     return State(facts.result.get("state", "FAILED")), text
 
 
+def _taken_out(facts: Facts, text: str) -> tuple[State, str]:
+    """It was to go on by itself and does not."""
+    asked = _asked_since(facts, _last_time(facts.rows))
+    if "cancel" in asked:
+        return State.CANCELLED, f"{text}; cancelled before its next attempt"
+    if "stop" in asked:
+        return State.STOPPED, f"{text}; taken out of the queue before its next attempt"
+    return State.STOPPED, f"{text}; the next attempt never came: resume it"
+
+
+def _asked_since(facts: Facts, begin: float) -> set[str]:
+    return {str(row.get("kind")) for row in facts.requests if float(row.get("t", 0)) >= begin}
+
+
 def _before_start(facts: Facts, now: float) -> tuple[State, str]:
-    asked = {
-        str(row.get("kind")) for row in facts.requests if float(row.get("t", 0)) >= facts.submitted
-    }
+    asked = _asked_since(facts, facts.submitted)
     if facts.scheduler_word in _ALIVE_WORDS:
         return State.STARTING, "the job has its nodes; its coordinator is starting"
     if "cancel" in asked:
         return State.CANCELLED, "cancelled before it started"
     if "stop" in asked:
         return State.STOPPED, "stopped before it started"
+    if facts.scheduler_word is None and facts.is_batch:
+        return State.QUEUED, "not started when last heard of; SLURM could not be asked"
     silent = now - facts.submitted > HEARTBEAT_LOST_SECONDS
     if facts.scheduler_word == "" or (facts.scheduler_word is None and silent):
         return State.FAILED, "it ended before its coordinator wrote anything: see its log"
@@ -145,7 +160,7 @@ def _before_start(facts: Facts, now: float) -> tuple[State, str]:
 
 def _without_result(facts: Facts, now: float) -> tuple[State, str]:
     """The newest attempt has begun and has no verdict: alive, or killed without a word."""
-    asked = {str(row.get("kind")) for row in facts.requests}
+    asked = _asked_since(facts, facts.submitted)
     age = now - _last_time(facts.rows)
     nobody_knows = facts.coordinator_alive is None and facts.scheduler_word is None
     gone = facts.scheduler_word is not None and facts.scheduler_word not in _ALIVE_WORDS
@@ -160,7 +175,9 @@ def _without_result(facts: Facts, now: float) -> tuple[State, str]:
     word = str(latest[0]["state"]) if latest else "STARTING"
     known = {"STARTING": State.STARTING, "RECOVERING": State.RECOVERING}
     text = "saving, then stopping" if word == "STOPPING" else ""
-    if age > HEARTBEAT_LOST_SECONDS:
+    if facts.scheduler_word in _ASLEEP_WORDS:
+        text = "suspended by SLURM"
+    elif age > HEARTBEAT_LOST_SECONDS:
         text = f"no heartbeat for {age:.0f} s"
     return known.get(word, State.RUNNING), text
 
@@ -205,7 +222,7 @@ def _gather(run: Run, scheduler_word: str | None) -> Facts:
     """Read what the newest attempt and the newest submission left."""
     submission, attempt = max(run.submissions(), default=0), max(run.attempts(), default=0)
     job = read_json(run.submission(submission) / "job.json") or {}
-    rows = read_rows(run.attempt(attempt).journal) if attempt else []
+    rows = read_gist(run.attempt(attempt).journal, "state") if attempt else []
     return Facts(
         submission=submission,
         attempt=attempt,

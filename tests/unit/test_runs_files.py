@@ -13,7 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dto.errors import DtoError, UsageError
-from dto.runs.files import Journal, Tail, read_json, read_rows, write_atomic, write_json
+from dto.runs.files import (
+    Journal,
+    Tail,
+    read_gist,
+    read_json,
+    read_rows,
+    write_atomic,
+    write_json,
+)
 from dto.runs.paths import create_run, find_run, list_runs
 
 
@@ -65,6 +73,27 @@ def test_a_tail_returns_each_row_once(tmp_path: Path) -> None:
     assert tail.poll() == [{"t": 3}]
     assert tail.poll() == []
     journal.close()
+
+
+def test_the_gist_of_a_long_journal_is_its_states_and_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path)
+    journal.append({"kind": "state", "n": 0})
+    journal.append_many({"kind": "metric", "n": n} for n in range(1000))
+    journal.append({"kind": "state", "n": 1})
+    journal.append_many({"kind": "metric", "n": n} for n in range(1000, 2000))
+    journal.close()
+    with path.open("ab") as file:
+        file.write(b'{"kind": "torn')
+    rows = read_gist(path, "state", last=3)
+    assert [(row["kind"], row["n"]) for row in rows] == [
+        ("state", 0),
+        ("state", 1),
+        ("metric", 1997),
+        ("metric", 1998),
+        ("metric", 1999),
+    ]
+    assert read_gist(tmp_path / "absent", "state") == []
 
 
 @settings(max_examples=60, deadline=None)
