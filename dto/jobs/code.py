@@ -129,6 +129,8 @@ def _listed(root: Path) -> Iterator[str]:
     for name in map(os.fsdecode, filter(None, raw.split(b"\0"))):
         path = root / name
         if path.is_dir() and not path.is_symlink():  # a submodule, or a clone within the clone
+            if not os.path.lexists(path / ".git"):  # never filled: git would answer for `root`
+                continue
             yield from (os.path.join(name, inner) for inner in _listed(path))
         elif os.path.lexists(path) and (path.is_symlink() or path.is_file()):
             yield name

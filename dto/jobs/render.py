@@ -39,6 +39,7 @@ _OWNED = {
     "output": "`dto logs`: it lies in the run directory",
     "error": "`dto logs`: it lies in the run directory",
     "open-mode": "nothing: logs are always appended to",
+    "clusters": "SLURM_CLUSTERS in the environment",
     "array": "one submission for each job",
     "parsable": "--json",
     "test-only": "--test-only",
@@ -116,9 +117,9 @@ def extra_options(options: dict[str, str]) -> dict[str, str]:
         plain = key.replace("-", "").isalnum() and key.isascii() and key == key.lower()
         if len(key) < 2 or not plain:
             raise ConfigError(f"--sbatch {raw}: give sbatch's long option, as in constraint=a100")
-        owner = _OWNED.get(key)
-        if owner:
-            raise ConfigError(f"--sbatch {key}: dto sets this itself; use {owner}")
+        owned = next((name for name in sorted(_OWNED) if name.startswith(key)), None)
+        if owned:  # sbatch takes abbreviations
+            raise ConfigError(f"--sbatch {key}: dto sets {owned} itself; use {_OWNED[owned]}")
         found[key] = value
     return found
 

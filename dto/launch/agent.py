@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 BEAT_SECONDS = 1.0
 _CONSOLE_SECONDS = 0.15
 _ROWS_PER_BEAT = 5_000
+_LATE_SECONDS = 5.0
 _LARGEST_BACKLOG = 8 * 1024 * 1024
 
 
@@ -66,11 +67,14 @@ class Agent:
             self._links.close()
 
     async def _obey(self) -> bool:
+        patience = self._spec.heartbeat_timeout
         while True:
+            began = time.monotonic()
             try:
-                waiting = self._channel.receive()
-                message = await asyncio.wait_for(waiting, self._spec.heartbeat_timeout)
+                message = await asyncio.wait_for(self._channel.receive(), patience)
             except asyncio.TimeoutError:
+                if time.monotonic() - began > patience + _LATE_SECONDS:
+                    continue  # it was we who slept (SIGSTOP): what was said meanwhile is unread
                 message = None
             if message is None:
                 log.warning("the coordinator is lost")

@@ -149,8 +149,9 @@ class Coordinator:
             if event is None:
                 continue
             if event.order is not None:
-                self._note_order(event.order)
-                generation.on_order(event.order, self._watch.deadline, self._watch.budget)
+                deadline, budget = self._watch.deadline, self._watch.budget
+                if generation.on_order(event.order, deadline, budget):
+                    self._note_order(event.order)
             elif event.kind == "lost" and event.member is not None:
                 generation.on_lost(event.member)
             elif event.kind == "message" and event.member is not None:

@@ -69,14 +69,24 @@ class Generation:
         self._answers_due.discard(member.node)
         self._kill_within(LAST_WORDS_SECONDS)
 
-    def on_order(self, order: Order, deadline: float | None, budget: float) -> None:
-        """Pass a stop on to the ranks; a second one counts only if it is to kill."""
+    def on_order(self, order: Order, deadline: float | None, budget: float) -> bool:
+        """Pass a stop on to the ranks; return whether the order was news.
+
+        A second one counts only if it is to kill, or if a person now wants no further attempt.
+        """
+        if self.order is not None and not _is_more(order, self.order):
+            return False
+        was_stopping, self.order = self.order is not None, order
         if order.kill:
-            self.order = order
             self._kill_within(0.0)
-        if self.order is not None:
-            return
-        self.order, self._deadline, self._budget = order, deadline, budget
+        elif not was_stopping:
+            self._begin_stop(order, deadline, budget)
+        elif self.was_terminated and not self._caught:  # nothing will be saved
+            self._kill_within(0.0)
+        return True
+
+    def _begin_stop(self, order: Order, deadline: float | None, budget: float) -> None:
+        self._deadline, self._budget = deadline, budget
         if self.is_cooperative:
             seconds = grace(time.time(), deadline, budget)
             self._hub.broadcast("stop", reason=order.reason, deadline=time.time() + seconds)
@@ -116,3 +126,7 @@ class Generation:
     def _kill_within(self, seconds: float) -> None:
         self._kill_at = min(self._kill_at, time.monotonic() + seconds)
         self.on_tick()
+
+
+def _is_more(order: Order, than: Order) -> bool:
+    return order.kill > than.kill or (order.source == "person") > (than.source == "person")

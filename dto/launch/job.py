@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dto.errors import DtoError, PreflightError
@@ -75,6 +75,9 @@ def _run_attempt(place: Place, attempt: Attempt) -> Outcome:
         ended = asyncio.run(_coordinate(coordinator, watch, setting.has_terminal))
     except PreflightError as error:
         ended = Ended(Verdict(False, error.exit_code, str(error), "start-failed"))
+    late = watch.asked()  # while the last rank saved
+    if late is not None:
+        ended = replace(ended, order=late)
     newest = _newest_commit(place.run, attempt)
     is_progress = newest is not None and _step(newest) > max(map(_step, known[-1:]), default=-1)
     outcome = decide(ended, _may_requeue(place), newest, is_progress, place.is_batch)

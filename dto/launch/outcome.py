@@ -90,7 +90,9 @@ def decide(
         return Outcome("COMPLETED", "leave", verdict, "completed")
     if verdict.kind == "cancelled":
         return _without_saving(ended, new_commit)
-    if verdict.kind == "agent-lost" and replaces_nodes and may_requeue and is_progress:
+    is_wanted = order is None or order.source != "person"
+    may_go_on = may_requeue and is_progress and is_wanted
+    if verdict.kind == "agent-lost" and replaces_nodes and may_go_on:
         text = f"{verdict.cause}; it goes on by itself from {new_commit}"
         return Outcome("PREEMPTED", "requeue", verdict, text)
     if verdict.kind == "signal" and verdict.exit_code == CANCELLED_CODE:  # it had the terminal
@@ -100,7 +102,7 @@ def decide(
     reason = order.reason if order is not None else "its own wish"
     saved = f"stopped by {reason} at {new_commit or 'a step without a checkpoint'}"
     verdict = replace(verdict, cause=saved)
-    if order is None or order.source == "person":
+    if order is None or not is_wanted:
         return Outcome("STOPPED", "leave", verdict, saved)
     if not may_requeue:
         return Outcome("STOPPED", "leave", verdict, f"{saved}; it does not requeue itself")

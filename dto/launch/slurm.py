@@ -49,27 +49,20 @@ class SlurmJob:
         done = _run("scontrol", "requeue", self.job_id)
         if done.returncode == 0:
             return self.job_id
-        scrubbed = {
-            k: v for k, v in os.environ.items() if k in _KEPT or not k.startswith(_SCRUBBED)
-        }
-        with open(job_script, "rb") as script:
-            again = subprocess.run(
-                ["sbatch", "--parsable", f"--dependency=afterany:{self.job_id}"],
-                stdin=script,
-                capture_output=True,
-                text=True,
-                env=scrubbed,
-                timeout=_QUESTION_SECONDS,
-            )
-        if again.returncode != 0:
-            return ""
+        words = ["sbatch", "--parsable", f"--dependency=afterany:{self.job_id}"]
+        again = _run(*words, script=job_script.read_text(errors="surrogateescape"))
         job_id = again.stdout.strip().partition(";")[0]
-        record = job_script.parent / "job.json"
-        write_json(record, {**(read_json(record) or {}), "job_id": job_id})
+        if again.returncode != 0 or not job_id.isdigit():
+            return ""
+        path = job_script.parent / "job.json"
+        record = read_json(path) or {}
+        log = job_script.parents[1] / f"slurm-{job_id}.out"
+        earlier = [*record.get("earlier_ids", ()), self.job_id]
+        write_json(path, {**record, "job_id": job_id, "earlier_ids": earlier, "log": str(log)})
         return job_id
 
 
-_KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")
+_KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_CLUSTERS")
 _SCRUBBED = ("SLURM_", "SBATCH_", "SRUN_", "SQUEUE_")
 
 
@@ -93,8 +86,18 @@ def _ask(*argv: str) -> str:
     return done.stdout if done.returncode == 0 else ""
 
 
-def _run(*argv: str) -> subprocess.CompletedProcess[str]:
+def _run(*argv: str, script: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Ask without what the job's own environment would add, such as SQUEUE_STATES."""
+    env = {k: v for k, v in os.environ.items() if k in _KEPT or not k.startswith(_SCRUBBED)}
     try:
-        return subprocess.run(argv, capture_output=True, text=True, timeout=_QUESTION_SECONDS)
+        return subprocess.run(
+            argv,
+            input=script,
+            capture_output=True,
+            text=True,
+            errors="surrogateescape",
+            env=env,
+            timeout=_QUESTION_SECONDS,
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return subprocess.CompletedProcess(argv, 1, "", str(error))

@@ -85,7 +85,7 @@ class SrunStarter:
         with open(self._errors, "ab") as errors:
             self._srun = subprocess.Popen(
                 self.argv(),
-                env={**os.environ, **env},
+                env={**_without_place(os.environ), **env},
                 stdin=subprocess.DEVNULL,
                 stderr=errors,
                 start_new_session=True,  # the terminal's Ctrl-C is for the coordinator
@@ -122,6 +122,11 @@ class SrunStarter:
         if not await _has_left(srun):
             srun.kill()
             srun.wait()
+
+
+def _without_place(env: Mapping[str, str]) -> dict[str, str]:
+    """Drop the place of another run's rank, such as the one that `srun` was called from."""
+    return {k: v for k, v in env.items() if k not in ("DTO_NODE", "DTO_NODE_INDEX")}
 
 
 async def _has_left(process: subprocess.Popen[bytes]) -> bool:

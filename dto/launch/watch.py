@@ -46,6 +46,10 @@ class StopWatch:
         if time.monotonic() - self._polled < _POLL_SECONDS:
             return None
         self._polled = time.monotonic()
+        return self.asked() or self._look_at_clock()
+
+    def asked(self) -> Order | None:
+        """Return what a person has asked for since the last look."""
         for row in pending(self._run):
             if _key(row) in self._seen:
                 continue
@@ -53,7 +57,7 @@ class StopWatch:
             if row.get("kind") in ("stop", "cancel"):
                 who = f"`dto {row['kind']}` by {row.get('by', 'somebody')}"
                 return Order(who, "person", kill=row["kind"] == "cancel")
-        return self._look_at_clock()
+        return None
 
     def on_signal(self, number: int) -> Order | None:
         """Return the order that a signal means; None for a warning that can wait.

@@ -16,12 +16,7 @@ from dto.runs.requests import pending
 
 HEARTBEAT_LOST_SECONDS = 30.0
 _WAITING_WORDS = {
-    "PENDING",
-    "CONFIGURING",
-    "REQUEUED",
-    "REQUEUE_HOLD",
-    "SPECIAL_EXIT",
-    "RESV_DEL_HOLD",
+    *("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 }
 _ASLEEP_WORDS = {"SUSPENDED", "STOPPED"}
 _ALIVE_WORDS = {"RUNNING", "COMPLETING", "STAGE_OUT", *_ASLEEP_WORDS}
@@ -95,6 +90,8 @@ class Facts:
     coordinator_alive: bool | None
     """Whether the process that wrote the journal lives; None where it is on another host."""
     commit: str | None
+    is_batch: bool = False
+    """SLURM holds the job: only SLURM can say that it waits no more."""
 
 
 def derive(facts: Facts, now: float) -> tuple[State, str]:
@@ -120,7 +117,7 @@ def _from_result(facts: Facts) -> tuple[State, str]:
         gone = facts.scheduler_word is not None and facts.scheduler_word not in _ALIVE_WORDS
         left = facts.scheduler_word is None and not facts.is_batch
         if gone or (left and facts.coordinator_alive is False):
-            return _taken_out(facts, text)
+            return _taken_out(facts, text.partition("; it goes on by itself")[0])
         return State.PREEMPTED, text
     return State(facts.result.get("state", "FAILED")), text
 
@@ -233,6 +230,7 @@ def _gather(run: Run, scheduler_word: str | None) -> Facts:
         scheduler_word=scheduler_word,
         coordinator_alive=_coordinator_alive(rows),
         commit=next(reversed(committed(run.checkpoints)), None),
+        is_batch=job.get("scheduler") == "slurm",
     )
 
 

@@ -64,6 +64,12 @@ def test_a_clone_within_the_clone_is_copied_too(tree: Path) -> None:
     assert "lib/inner.py" in found(tree).files
 
 
+def test_a_submodule_that_was_never_fetched_is_passed_over(tree: Path) -> None:
+    (tree / "lib").mkdir()
+    git(tree, "update-index", "--add", "--cacheinfo", f"160000,{'1' * 40},lib")
+    assert found(tree).files == (".gitignore", "new.py", "pkg/__init__.py", "train.py")
+
+
 def test_no_git_no_tree(tmp_path: Path) -> None:
     assert find_tree(tmp_path, None, tmp_path) is None
 

@@ -88,8 +88,19 @@ def test_gpus_are_asked_for_as_the_site_wants_it() -> None:
     "key", ["nodes", "--nodes", "job-name", "signal", "export", "output", "array", "cpus-per-task"]
 )
 def test_what_dto_sets_itself_is_refused_with_what_to_use(key: str) -> None:
-    with pytest.raises(ConfigError, match=f"--sbatch {key.lstrip('-')}: dto sets this itself; use"):
+    with pytest.raises(ConfigError, match=f"--sbatch {key.lstrip('-')}: dto sets .* itself; use"):
         extra_options({key: "1"})
+
+
+@pytest.mark.parametrize(("key", "whole"), [("arr", "array"), ("sig", "signal"), ("tim", "time")])
+def test_sbatchs_abbreviations_are_no_way_around(key: str, whole: str) -> None:
+    with pytest.raises(ConfigError, match=f"--sbatch {key}: dto sets {whole} itself; use"):
+        extra_options({key: "1"})
+
+
+def test_a_longer_option_is_not_an_abbreviation() -> None:
+    options = {"time-min": "5", "wait-all-nodes": "1", "mem-per-cpu": "1G", "exclusive": ""}
+    assert extra_options(options) == options
 
 
 @pytest.mark.parametrize("key", ["C", "", "a b", "x=y", "nodes\n", "Ünique", "NICE"])

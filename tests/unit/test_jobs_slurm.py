@@ -9,6 +9,9 @@ import pytest
 
 from dto.errors import ClusterError, DtoError, SchedulerError
 from dto.jobs.schedulers.slurm import Slurm, clean_environment
+from dto.launch.slurm import SlurmJob
+from dto.runs.files import read_json, write_json
+from dto.runs.paths import create_run, find_run
 
 
 @pytest.fixture
@@ -31,6 +34,29 @@ def test_an_enclosing_job_leaves_no_trace() -> None:
     env = {"SLURM_JOB_ID": "1", "SBATCH_TIMELIMIT": "5", "SRUN_X": "1", "SQUEUE_FORMAT": "%i"}
     kept = {"SLURM_CONF": "/etc/x", "SLURM_JWT": "t", "PATH": "/bin", "DTO_NODES": "2"}
     assert clean_environment({**env, **kept}) == kept
+    rank = {"DTO_RUN_DIR": "/runs/x", "DTO_NODE": "n1", "GLOO_SOCKET_IFNAME": "lo"}
+    assert clean_environment({**rank, **kept}) == kept
+
+
+def test_where_requeueing_is_refused_the_script_is_submitted_behind_the_job(
+    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(programs, "scontrol", "exit 1")
+    record = f'{{ echo "$@ [$SLURM_NTASKS]"; cat; }} >{tmp_path}/asked'
+    program(programs, "sbatch", f"{record}; echo '9;cluster'")
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_NTASKS", "3")
+    run = create_run(tmp_path, "again")
+    folder = run.submission(run.add_submission())
+    (folder / "job.sh").write_text("#!/bin/bash\n")
+    write_json(folder / "job.json", {"scheduler": "slurm", "job_id": "8", "log": "slurm-8.out"})
+    assert SlurmJob("8", ("n1",), None).requeue(folder / "job.sh") == "9"
+    asked = (tmp_path / "asked").read_text()
+    assert asked == "--parsable --dependency=afterany:8 []\n#!/bin/bash\n"
+    assert read_json(folder / "job.json")["log"] == str(run.path / "slurm-9.out")
+    assert find_run(tmp_path, "9") == find_run(tmp_path, "8") == run
+    program(programs, "sbatch", "exit 1")
+    assert SlurmJob("9", ("n1",), None).requeue(folder / "job.sh") == ""
 
 
 @pytest.mark.parametrize("answer", ["17", "17;cluster", "sbatch: note\n17"])

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from dto.launch.generation import Generation
+from dto.launch.hub import Hub
 from dto.launch.outcome import Ended, decide, found_port_taken, judge, stopped_before_start
 from dto.launch.stopping import Order, grace, is_early_warning, parse_time_left, save_budget
 from dto.runs.verdict import Ending, classify
@@ -133,3 +135,14 @@ def test_ctrl_c_in_a_script_that_has_the_terminal_is_no_failure() -> None:
     interrupted = judge([ending(0, None, signal=2)], [], None)
     outcome = decide(interrupted, True, None, False)
     assert (outcome.state, outcome.exit_code) == ("CANCELLED", 130)
+
+
+def test_a_person_has_the_last_word_on_whether_a_stopping_job_goes_on() -> None:
+    generation = Generation(0, Hub("token", 30.0), 1)
+    generation.is_started = generation.is_cooperative = True
+    orders = [CLOCK, CLOCK, SLURM, PERSON, CLOCK, PERSON, CANCEL, PERSON]
+    news = [generation.on_order(order, None, 10.0) for order in orders]
+    assert news == [True, False, False, True, False, False, True, False]
+    assert generation.order is CANCEL
+    lost = Ended(classify([], ["n2"]), PERSON)
+    assert decide(lost, True, "step-9.a1g0", True, replaces_nodes=True).then == "leave"

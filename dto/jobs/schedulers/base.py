@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
+
+# What dto told a rank about its own run and node; MASTER_ADDR and its like are set anew anyway.
+_OF_A_RANK = {"DTO_RUN_DIR", "DTO_ATTEMPT", "DTO_GENERATION", "DTO_SOCKET", "DTO_DEADLINE",
+              "DTO_NODE", "DTO_NODE_INDEX", "DTO_COORDINATOR", "DTO_TOKEN", "DTO_SUBMISSION",
+              "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "OMP_NUM_THREADS"}  # fmt: skip
+
+
+def outside_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """Drop what an enclosing run of dto told its ranks: the new run is not that run.
+
+    Its agents would all call themselves by that rank's node, and its interface is that node's.
+    """
+    return {k: v for k, v in env.items() if "DTO_RUN_DIR" not in env or k not in _OF_A_RANK}
 
 
 @dataclass(frozen=True)

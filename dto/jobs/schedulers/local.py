@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from dto.errors import DtoError
-
-_OF_A_RANK = ("DTO_RUN_DIR", "DTO_ATTEMPT", "DTO_GENERATION", "DTO_SOCKET", "DTO_DEADLINE",
-              "DTO_NODE", "DTO_COORDINATOR", "DTO_TOKEN")  # fmt: skip
+from dto.jobs.schedulers.base import outside_environment
 
 
 def hand_over(script: Path, env: Mapping[str, str]) -> NoReturn:
@@ -23,8 +21,3 @@ def hand_over(script: Path, env: Mapping[str, str]) -> NoReturn:
         os.execve("/bin/bash", ["bash", os.fspath(script)], outside_environment(env))
     except OSError as error:
         raise DtoError(f"cannot start /bin/bash ({error.strerror}): install bash") from None
-
-
-def outside_environment(env: Mapping[str, str]) -> dict[str, str]:
-    """Drop what an enclosing run of dto told its ranks: the new run is not that run."""
-    return {k: v for k, v in env.items() if "DTO_RUN_DIR" not in env or k not in _OF_A_RANK}

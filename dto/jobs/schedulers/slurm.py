@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 
 from dto.errors import ClusterError, SchedulerError
-from dto.jobs.schedulers.base import QueueEntry
+from dto.jobs.schedulers.base import QueueEntry, outside_environment
 
 _TIMEOUT_SECONDS = 60
 _FORMAT = "%i|%T|%r|%S|%L|%N"
@@ -29,7 +29,8 @@ def clean_environment(env: Mapping[str, str]) -> dict[str, str]:
     A stray SBATCH_TIMELIMIT wins over #SBATCH lines without a word, and SLURM_* of a parent job
     make the child's srun ask for the parent's GPUs.
     """
-    return {k: v for k, v in env.items() if k in _KEPT or not k.startswith(_STRAY)}
+    outside = outside_environment(env)
+    return {k: v for k, v in outside.items() if k in _KEPT or not k.startswith(_STRAY)}
 
 
 class Slurm:
