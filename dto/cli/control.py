@@ -81,13 +81,13 @@ def resume_command(
     """Go on with RUN from its last checkpoint, with what it had or with what you now say."""
     found = the_run(run, run_root)
     slurm = Slurm()
-    check_resumable(found, slurm)
+    last = check_resumable(found, slurm)
     job = next_submission(found, flags_of(options), code, scheduler)
     if job.spec.scheduler == "local":
-        started = resume_local(found, job, os.environ)
+        started = resume_local(found, last, job, os.environ)
         if as_json:
             announce(started, as_json)
         become(started)  # in the foreground, so there is nothing to --follow
-    submitted = resume_on_slurm(found, job, slurm, os.environ)
+    submitted = resume_on_slurm(found, last, job, slurm, os.environ)
     announce(submitted, as_json)
     return follow_to_end(found, slurm, as_json) if follow else 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -67,6 +69,7 @@ def dto() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command and leave with its exit code (design: contract 4)."""
+    _fill_closed_streams()
     logging.basicConfig(level=logging.WARNING, format="dto: %(levelname)s: %(message)s")
     logging.addLevelName(logging.WARNING, "warning")
     try:
@@ -80,7 +83,22 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = _complain(_usage(error), error.exit_code)
     except click.Abort:
         code = 130
+    except OSError as error:  # a full disk or a vanished mount, wherever it shows
+        place = f"{error.filename}: " if error.filename else ""
+        code = _complain(f"{place}{error.strerror or error}", 1)
     sys.exit(code)
+
+
+def _fill_closed_streams() -> None:
+    """Give what was closed (`>&-`) the null device: nothing later may take its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            os.set_inheritable(number, True)
+            setattr(sys, name, open(number, "r" if number == 0 else "w"))
 
 
 def _usage(error: click.ClickException) -> str:
@@ -91,5 +109,6 @@ def _usage(error: click.ClickException) -> str:
 
 def _complain(text: str, code: int) -> int:
     line = " ".join(text.split("\n"))
-    click.echo(f"dto: error: {line}", err=True)
+    with contextlib.suppress(OSError):  # stderr itself may be what is full
+        click.echo(f"dto: error: {line}", err=True)
     return code

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -87,3 +89,15 @@ def _pairs(option: str, words: tuple[str, ...], needs_value: bool) -> dict[str, 
             raise UsageError(f"--{option} {word!r}: write it as NAME=VALUE")
         found[key] = value
     return found
+
+
+def working_directory() -> Path:
+    """Return the current directory by the name that the user knows it by."""
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:
+        raise UsageError("the current directory was deleted: cd to one that exists") from None
+    named = os.environ.get("PWD", "")
+    if os.path.isabs(named) and os.path.exists(named) and os.path.samefile(named, here):
+        return Path(named)
+    return Path(here)

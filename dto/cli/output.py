@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -29,7 +30,8 @@ def echo_json(value: Any) -> None:
 
 def echo_note(text: str) -> None:
     """Say something to a person, out of the way of what is printed for programs."""
-    click.echo(f"dto: {text}", err=True)
+    with contextlib.suppress(OSError):  # nobody reads it, or a full disk: the job goes on
+        click.echo(f"dto: {text}", err=True)
 
 
 def echo_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import click
 
-from dto.cli.options import json_option, run_argument, run_root_option
+from dto.cli.options import json_option, run_argument, run_root_option, working_directory
 from dto.cli.output import echo_json, echo_table, echo_text
 from dto.cli.watch import follow_to_end, print_all
 from dto.errors import UsageError
@@ -21,7 +20,7 @@ from dto.runs.state import State, Status
 
 
 def the_run(text: str, run_root: str | None) -> Run:
-    return find_run(find_run_root(run_root, os.environ, Path.cwd()), text)
+    return find_run(find_run_root(run_root, os.environ, working_directory()), text)
 
 
 @click.command("ls")
@@ -31,7 +30,7 @@ def the_run(text: str, run_root: str | None) -> Run:
 @json_option
 def ls_command(limit: int, show_all: bool, run_root: str | None, as_json: bool) -> None:
     """List runs, newest first."""
-    root = find_run_root(run_root, os.environ, Path.cwd())
+    root = find_run_root(run_root, os.environ, working_directory())
     runs = list_runs(root)
     found = statuses(runs if show_all else runs[:limit], Slurm())
     if as_json:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-from pathlib import Path
 from typing import Any
 
 import click
@@ -17,6 +16,7 @@ from dto.cli.options import (
     new_run_options,
     script_arguments,
     shape_options,
+    working_directory,
 )
 from dto.cli.output import echo_json, echo_note, echo_table, echo_text
 from dto.cli.watch import follow_to_end
@@ -166,12 +166,3 @@ def _explain(job: Resolved) -> None:
                 for key, inner in value.items()
             ]
     echo_table(("setting", "value", "from"), rows)
-
-
-def working_directory() -> Path:
-    """Return the current directory by the name that the user knows it by."""
-    here = os.getcwd()
-    named = os.environ.get("PWD", "")
-    if os.path.isabs(named) and os.path.exists(named) and os.path.samefile(named, here):
-        return Path(named)
-    return Path(here)

@@ -21,6 +21,24 @@ _TextLoader.yaml_implicit_resolvers = {
 }
 
 
+def _mapping(loader: _TextLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    """Refuse what YAML itself lets pass: of a setting given twice, the first would be lost."""
+    seen: set[str] = set()
+    for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            continue
+        if key.value in seen:
+            raise yaml.constructor.ConstructorError(
+                problem=f"{key.value!r} is given twice", problem_mark=key.start_mark
+            )
+        seen.add(key.value)
+    loader.flatten_mapping(node)
+    return loader.construct_mapping(node, deep=True)
+
+
+_TextLoader.add_constructor("tag:yaml.org,2002:map", _mapping)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a file; every scalar is text or None.
 
@@ -35,6 +53,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not UTF-8 text") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {_where(error)}") from None
+    except RecursionError:
+        raise ConfigError(f"{path} is not YAML: it is nested too deeply") from None
     if document is None:
         return {}
     if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):

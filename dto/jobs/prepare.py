@@ -40,6 +40,8 @@ def prepare(
     Raises:
         UsageError: there is no such script, or a setting is wrong.
     """
+    if typed.is_module and ("/" in typed.what or not all(typed.what.split("."))):
+        raise UsageError(f"-m {typed.what!r} is not a module's name: write package.module")
     script = None if typed.is_module else find_script(typed.what, cwd)
     source = module_source(typed.what, cwd) if typed.is_module else script
     command = {"args": list(typed.args), "cwd": os.fspath(cwd)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -21,12 +22,15 @@ from dto.runs.state import State
 CodeChoice = Literal["original", "current"]
 
 
-def check_resumable(run: Run, scheduler: Scheduler) -> None:
-    """Refuse a run that still lives, or has nothing left to do.
+def check_resumable(run: Run, scheduler: Scheduler) -> int:
+    """Refuse a run that still lives, or has nothing left to do; return its last submission.
+
+    The next one must follow on that very one: of two who resume at once, one comes too late.
 
     Raises:
         DtoError: with the command that helps instead.
     """
+    last = max(run.submissions(), default=0)
     status = statuses([run], scheduler)[0]
     if status.state.is_alive:
         raise DtoError(
@@ -35,6 +39,7 @@ def check_resumable(run: Run, scheduler: Scheduler) -> None:
         )
     if status.state is State.COMPLETED:
         raise DtoError(f"run {run.id} is COMPLETED: there is nothing left to resume")
+    return last
 
 
 def next_submission(
@@ -45,7 +50,8 @@ def next_submission(
     Raises:
         UsageError: a flag is wrong, or the code it needs is gone.
     """
-    number = max(run.submissions(), default=0)
+    whole = [n for n in run.submissions() if (run.submission(n) / "spec.json").exists()]
+    number = max(whole, default=0)
     if number == 0:
         raise UsageError(f"run {run.id} was never submitted: start a new one")
     values, origins = read_spec(run, number)
@@ -68,22 +74,27 @@ def _current_code(
     copy = os.path.realpath(run.code)
     if not values.get("code") or not run.code.exists():
         return values, origins  # the code always ran in place
-    changed: dict[str, Any] = {"code": None}
+    changed: dict[str, Any] = {"code": None, "tree": None}
     if values.get("script"):
         inside = Path(os.path.realpath(values["script"])).relative_to(copy)
         changed["script"] = os.path.join(root, inside)
     return {**values, **changed}, {**origins, **dict.fromkeys(changed, "flag --code current")}
 
 
-def resume_local(run: Run, job: Resolved, env: Mapping[str, str]) -> Submitted:
+def resume_local(run: Run, after: int, job: Resolved, env: Mapping[str, str]) -> Submitted:
     """Write the next submission of a local run. The caller then becomes the job."""
-    post(run, "resume")
-    return write_local(run, run.add_submission(), job, env)
+    number = run.add_submission(after)
+    try:
+        post(run, "resume")
+        return write_local(run, number, job, env)
+    except DtoError:
+        shutil.rmtree(run.submission(number))
+        raise
 
 
 def resume_on_slurm(
-    run: Run, job: Resolved, scheduler: Scheduler, env: Mapping[str, str]
+    run: Run, after: int, job: Resolved, scheduler: Scheduler, env: Mapping[str, str]
 ) -> Submitted:
     """Submit the next submission of a run."""
     post(run, "resume")
-    return submit_again(run, job, scheduler, env)
+    return submit_again(run, after, job, scheduler, env)

@@ -111,11 +111,11 @@ def submit(
 
 
 def submit_again(
-    run: Run, job: Resolved, scheduler: Scheduler, env: Mapping[str, str]
+    run: Run, after: int, job: Resolved, scheduler: Scheduler, env: Mapping[str, str]
 ) -> Submitted:
     """Add a submission to a run that ended, and hand it over."""
     check_size(job.spec, scheduler)
-    number = run.add_submission()
+    number = run.add_submission(after)
     try:
         return _hand_over(run, number, job, scheduler, env, "")
     except DtoError:  # also a lost answer: a job without its folder ends at once

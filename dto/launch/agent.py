@@ -22,7 +22,7 @@ from dto.launch.output import MOST_RANKS, Console, LogTail
 from dto.launch.rank_links import RankLinks
 from dto.launch.ranks import Exit, Order, Rank
 from dto.launch.spec import Spec, read_spec
-from dto.launch.traces import find_cause, read_tail
+from dto.launch.traces import find_cause, one_line, read_tail
 from dto.launch.wire import Channel
 from dto.runs.files import Journal
 from dto.runs.paths import Attempt
@@ -152,9 +152,11 @@ class Agent:
         number = rank.order.rank
         error = self._links.errors.get(number)
         if error is not None:
-            error_type, message = str(error.get("type", "")), str(error.get("message", ""))
+            error_type = str(error.get("type", ""))
+            message = one_line(str(error.get("message", "")))
         elif ended.code not in (0, 85) and rank.order.log is not None:
-            error_type, message = find_cause(read_tail(rank.order.log, rank.log_start))
+            tail = read_tail(rank.order.log, rank.log_start)
+            error_type, message = find_cause(tail, ended.code)
         else:
             error_type, message = "", ""
         return Ending(

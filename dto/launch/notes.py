@@ -115,7 +115,7 @@ class Progress:
         try:
             self._stream.write(text)
             self._stream.flush()
-        except BrokenPipeError:  # nobody reads any more; training goes on
+        except OSError:  # nobody reads any more, or a full disk; training goes on
             return
 
 

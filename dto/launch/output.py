@@ -40,7 +40,7 @@ class LogTail:
 
 
 class Console:
-    """Writes lines under their rank's number; falls silent when nobody reads any more."""
+    """Writes lines under their rank's number; falls silent when they find no place any more."""
 
     def __init__(self, stream: BinaryIO, is_terminal: bool) -> None:
         self._stream = stream
@@ -54,7 +54,7 @@ class Console:
         try:
             self._stream.write(b"".join(prefix + line + b"\n" for line in lines))
             self._stream.flush()
-        except BrokenPipeError:  # `dto run ... | head`: training goes on
+        except OSError:  # `dto run ... | head`, or onto a full disk: training goes on
             self._is_open = False
 
     def _prefix(self, rank: int) -> bytes:

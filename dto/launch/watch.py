@@ -68,7 +68,7 @@ class StopWatch:
             self._interrupts += 1
             return Order("Ctrl-C", "person", kill=self._interrupts > 1)
         if number == signal.SIGHUP:
-            return Order("the terminal was closed", "person")
+            return Order("a closed terminal", "person")
         if number == signal.SIGUSR1:
             if is_early_warning(time.time(), self.deadline, self.budget):
                 return None

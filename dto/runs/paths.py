@@ -88,8 +88,17 @@ class Run:
     def attempt(self, number: int) -> Attempt:
         return Attempt(self.path / f"attempt-{number}")
 
-    def add_submission(self) -> int:
-        return _claim(self.path, "submission-")
+    def add_submission(self, after: int | None = None) -> int:
+        """Claim the next submission; with `after`, only the very next one to that.
+
+        Raises:
+            DtoError: somebody else claimed it in the meantime.
+        """
+        if after is None:
+            return _claim(self.path, "submission-")
+        if not _make(self.submission(after + 1)):
+            raise DtoError(f"run {self.id} was resumed by another `dto resume` in this moment")
+        return after + 1
 
     def claim_attempt(self) -> Attempt:
         return self.attempt(_claim(self.path, "attempt-"))
@@ -193,11 +202,17 @@ def _claim(path: Path, prefix: str) -> int:
     """Make the next numbered directory. mkdir is atomic on NFS too, so two claimants differ."""
     number = max(_numbers(path, prefix), default=0) + 1
     while True:
-        try:
-            (path / f"{prefix}{number}").mkdir()
-        except FileExistsError:
-            number += 1
-            continue
-        except OSError as error:
-            raise cannot_write(path, error) from None
-        return number
+        if _make(path / f"{prefix}{number}"):
+            return number
+        number += 1
+
+
+def _make(directory: Path) -> bool:
+    """Make a directory; False where somebody else was faster."""
+    try:
+        directory.mkdir()
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise cannot_write(directory.parent, error) from None
+    return True

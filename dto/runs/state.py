@@ -115,8 +115,9 @@ def _from_result(facts: Facts) -> tuple[State, str]:
     text = str(facts.result.get("text", ""))
     if facts.result.get("then") == "requeue":
         gone = facts.scheduler_word is not None and facts.scheduler_word not in _ALIVE_WORDS
-        left = facts.scheduler_word is None and not facts.is_batch
-        if gone or (left and facts.coordinator_alive is False):
+        left = facts.coordinator_alive is False and not facts.is_batch
+        was_taken = _asked_since(facts, _last_time(facts.rows)) & {"stop", "cancel"}
+        if gone or (facts.scheduler_word is None and (left or was_taken)):
             return _taken_out(facts, text.partition("; it goes on by itself")[0])
         return State.PREEMPTED, text
     return State(facts.result.get("state", "FAILED")), text
@@ -218,7 +219,7 @@ def read_status(run: Run, scheduler_word: str | None, now: float) -> Status:
 def _gather(run: Run, scheduler_word: str | None) -> Facts:
     """Read what the newest attempt and the newest submission left."""
     submission, attempt = max(run.submissions(), default=0), max(run.attempts(), default=0)
-    job = read_json(run.submission(submission) / "job.json") or {}
+    job = read_json(run.submission(submission) / "job.json") or _unfinished(run, submission)
     rows = read_gist(run.attempt(attempt).journal, "state") if attempt else []
     return Facts(
         submission=submission,
@@ -261,6 +262,14 @@ def _newest(rows: Sequence[Mapping[str, Any]], kind: str) -> Mapping[str, Any]:
     """Return the last row of a kind, or nothing; of metrics, rank 0's."""
     mine = (row for row in reversed(rows) if row.get("kind") == kind and not row.get("rank"))
     return next(mine, {})
+
+
+def _unfinished(run: Run, submission: int) -> dict[str, float]:
+    """Stand in for the record of a submission that is being written, or was never finished."""
+    try:
+        return {"submitted": run.submission(submission).stat().st_mtime}
+    except FileNotFoundError:
+        return {}
 
 
 def _submission_of(rows: Sequence[Mapping[str, Any]]) -> int | None:

@@ -92,6 +92,8 @@ def test_set_reaches_every_setting(dto: Any) -> None:
         (["submit", ""], "script '' does not exist"),
         (["run", "."], "is a directory"),
         (["run", "/dev/null"], "is not a regular file"),
+        (["run", "-m", ""], "is not a module's name"),
+        (["run", "-m", "a/b.py"], "is not a module's name"),
         (["run"], "Missing argument 'SCRIPT'"),
         (["run", "-n", "0", "train.py"], "ranks_per_node: must be"),
         (["run", "-n", "100000", "train.py"], "ranks_per_node: must be"),

@@ -54,6 +54,9 @@ def test_the_nearest_project_file_upward_counts_and_its_paths_are_its_own(tmp_pa
         ("a: [\n", "is not YAML: line 2"),
         ("? [a, b]\n: 3\n", "is not YAML: line 1"),
         ("~: 3\n", "must hold"),
+        ("nodes: 1\nnodes: 2\n", "line 2: 'nodes' is given twice"),
+        ("env:\n  A: 1\n  A: 2\n", "line 3: 'A' is given twice"),
+        ("[" * 3000, "nested too deeply"),
     ],
 )
 def test_a_wrong_file_is_named_with_its_fault(tmp_path: Path, text: str, words: str) -> None:
