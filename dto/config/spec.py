@@ -93,6 +93,7 @@ class JobSpec(BaseModel):
     python: Line
     cwd: Text
     code: Text | None = None
+    tree: Text | None = None
     nodes: Annotated[Count, Field(ge=1, le=65535)] = 1
     ranks_per_node: Annotated[Count, Field(ge=1, le=1024)] = 1
     gpus_per_node: Annotated[Count, Field(ge=0, le=1024)] = 0
@@ -128,7 +129,7 @@ class JobSpec(BaseModel):
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
-INTERNAL_FIELDS = frozenset({"script", "module", "args", "cwd", "code", "scheduler"})
+INTERNAL_FIELDS = frozenset({"script", "module", "args", "cwd", "code", "tree", "scheduler"})
 """What only the command line can say."""
 
 SETTINGS = tuple(

@@ -41,10 +41,11 @@ def ask(run: Run, kind: Literal["stop", "cancel"], scheduler: Scheduler) -> Aske
     job_id = newest_job(run)
     if before.state is State.STARTING:
         _wait_for(lambda: _has_begun(run))  # a coordinator heeds what is asked after its start
-    post(run, kind)
     if job_id is not None and before.state in _NOT_STARTED:
         scheduler.cancel(job_id)
+        post(run, kind)  # only now: with SLURM away, the job waits on
         return Asked(run, _settled(run, scheduler).state, "taken out of the queue")
+    post(run, kind)
     if kind == "stop":
         return Asked(run, before.state, "asked to save and stop; `dto status` shows when it has")
     return _cancelled(run, job_id, scheduler)

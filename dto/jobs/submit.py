@@ -152,7 +152,8 @@ def with_code(job: Resolved, run: Run, choice: CodeChoice) -> tuple[Resolved, st
     except OSError as error:
         raise cannot_write(run.path, error) from None
     inside = cwd.is_relative_to(tree.root)
-    changed = {"code": os.fspath(copy / cwd.relative_to(tree.root) if inside else copy)}
+    code = copy / cwd.relative_to(tree.root) if inside else copy
+    changed = {"code": os.fspath(code), "tree": os.fspath(tree.root)}
     if script is not None:
         changed["script"] = os.fspath(copy / script.relative_to(tree.root))
     origins = {**job.origins, **dict.fromkeys(changed, f"code copy of {tree.root}")}

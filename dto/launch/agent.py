@@ -104,6 +104,10 @@ class Agent:
         self._links.begin_generation()
         base = {k: v for k, v in os.environ.items() if k not in INTERNAL_NAMES}
         environment = {**base, **self._spec.env, "DTO_SOCKET": self._links.name}
+        if environment.get("PYTHONPATH"):
+            copy = self._attempt.path.parent / "code"
+            search = self._spec.search_path(environment["PYTHONPATH"], copy)
+            environment["PYTHONPATH"] = search
         for entry in message["ranks"]:
             number = int(entry["rank"])
             path = None if message["terminal"] else self._log_path(number, int(message["world"]))

@@ -11,7 +11,7 @@ import struct
 from pathlib import Path
 
 from dto.errors import PreflightError
-from dto.runs.state import boot_id
+from dto.runs.processes import boot_id
 
 _SIOCGIFCONF = 0x8912
 _IFREQ_BYTES = 40  # struct ifreq: 16 of name, then family, port, 4 of address, padding

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 from dto.runs.files import Journal
 from dto.runs.paths import Attempt
-from dto.runs.state import boot_id, process_started
+from dto.runs.processes import boot_id, process_started
 
 log = logging.getLogger(__name__)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -30,6 +31,8 @@ class Spec:
     module: str | None = None
     args: list[str] = field(default_factory=list)
     code: str | None = None
+    tree: str | None = None
+    """The work tree that `code` is a copy of."""
     nodes: int = 1
     ranks_per_node: int = 1
     cpus_per_rank: int | None = None
@@ -57,6 +60,19 @@ class Spec:
             return [self.python, "-c", _RUN_MODULE, self.code, self.module, *self.args]
         return [self.python, "-m", self.module, *self.args]
 
+    def search_path(self, path: str, copy: Path) -> str:
+        """Lead a PYTHONPATH's entries in the tree to its copy, where they are there.
+
+        `PYTHONPATH=. dto submit scripts/train.py` would else import the tree as it is by now.
+        """
+        entries = []
+        for entry in path.split(os.pathsep):
+            place = Path(os.path.realpath(os.path.join(self.cwd, entry)))
+            inside = self.tree is not None and place.is_relative_to(self.tree)
+            moved = copy / place.relative_to(self.tree) if self.tree and inside else place
+            entries.append(os.fspath(moved) if inside and moved.exists() else entry)
+        return os.pathsep.join(entries)
+
 
 def read_spec(submission: Path) -> Spec:
     """Read spec.json of a submission.
@@ -78,7 +94,7 @@ def read_spec(submission: Path) -> Spec:
 
 def parse_spec(values: Mapping[str, Any]) -> Spec:
     known = {f.name for f in fields(Spec)}
-    optional = {"script", "module", "code", "cpus_per_rank", "gpus_per_node"}
+    optional = {"script", "module", "code", "tree", "cpus_per_rank", "gpus_per_node"}
     optional |= {"time_seconds", "save_budget"}
     given = {
         key: value

@@ -12,6 +12,7 @@ from typing import Any
 
 from dto.runs.files import read_gist, read_json
 from dto.runs.paths import Run
+from dto.runs.processes import boot_id, process_started
 from dto.runs.requests import pending
 
 HEARTBEAT_LOST_SECONDS = 30.0
@@ -292,17 +293,3 @@ def _coordinator_alive(rows: Sequence[Mapping[str, Any]]) -> bool | None:
     ):
         return None
     return process_started(int(begun["pid"])) == int(begun.get("started") or 0)
-
-
-def boot_id() -> str:
-    """Return what tells this boot of this kernel from every other; containers share it."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def process_started(pid: int) -> int | None:
-    """Return a process's start in clock ticks since boot; None if it is gone or a zombie."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if fields[0] == "Z" else int(fields[19])

@@ -16,6 +16,7 @@ from dto.launch.key_value import KeyValueServer
 from dto.launch.network import free_ports, interface_of, own_addresses
 from dto.launch.notes import progress_line
 from dto.launch.output import Console, LogTail
+from dto.launch.spec import Spec
 from dto.launch.traces import find_cause, find_exception
 from dto.launch.wire import LINE_LIMIT, Channel, greet_coordinator
 
@@ -216,3 +217,14 @@ def test_a_silent_member_is_lost() -> None:
         return kinds
 
     assert asyncio.run(asyncio.wait_for(talk(), 10)) == ["joined", "lost"]
+
+
+def test_a_search_path_into_the_tree_leads_into_its_copy(tmp_path: Path) -> None:
+    tree, copy = tmp_path / "tree", tmp_path / "copy"
+    for folder in (tree / "src", tree / ".venv", tree / "scripts", copy / "src"):
+        folder.mkdir(parents=True)
+    spec = Spec("python", cwd=str(tree / "scripts"), tree=str(tree))
+    entries = ["..", "../src", str(tree / "src"), str(tree / ".venv"), "/opt/lib", "gone"]
+    found = spec.search_path(":".join(entries), copy).split(":")
+    assert found == [str(copy), *[str(copy / "src")] * 2, *entries[3:]]
+    assert Spec("python", cwd=str(tree)).search_path("..:src", copy) == "..:src"

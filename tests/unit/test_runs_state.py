@@ -12,15 +12,14 @@ import pytest
 
 from dto.runs.files import Journal, write_json
 from dto.runs.paths import create_run
+from dto.runs.processes import boot_id, process_started
 from dto.runs.requests import pending, post
 from dto.runs.state import (
     Facts,
     State,
-    boot_id,
     commit_key,
     committed,
     derive,
-    process_started,
     read_status,
 )
 
@@ -81,6 +80,9 @@ CASES = [
      State.CANCELLED),
     ("requeued, nobody to ask", facts(result=REQUEUED, coordinator_alive=False, is_batch=True),
      State.PREEMPTED),
+    ("taken out, nobody to ask",
+     facts(result=REQUEUED, requests=[{"kind": "stop", "t": 999.5}], is_batch=True),
+     State.STOPPED),
     ("queued, nobody to ask", facts(rows=[], is_batch=True), State.QUEUED),
     ("suspended", facts(rows=[BEGUN], scheduler_word="SUSPENDED"), State.RUNNING),
     ("cancelled, resumed, killed",
