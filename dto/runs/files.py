@@ -38,12 +38,13 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=1, sort_keys=False) + "\n")
 
 
-def read_json(path: Path) -> Any | None:
-    """Return the parsed file, or None where it does not exist (yet) or is not JSON."""
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return the object in a file, or None where it does not exist (yet) or holds no object."""
     try:
-        return json.loads(path.read_bytes())
+        found = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
+    return found if isinstance(found, dict) else None
 
 
 class Journal:

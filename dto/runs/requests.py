@@ -39,9 +39,8 @@ def pending(run: Run, since: float = 0.0) -> list[dict[str, Any]]:
         for name in names
         if name.endswith(".json") and not name.startswith(".")
     )
-    return sorted(
-        (row for row in rows if row and row.get("t", 0) > since), key=lambda row: float(row["t"])
-    )
+    dated = [row for row in rows if row and isinstance(row.get("t"), (int, float))]
+    return sorted((row for row in dated if row["t"] > since), key=lambda row: float(row["t"]))
 
 
 def _user() -> str:

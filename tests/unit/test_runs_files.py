@@ -23,6 +23,7 @@ from dto.runs.files import (
     write_json,
 )
 from dto.runs.paths import create_run, find_run, list_runs
+from dto.runs.requests import pending, post
 
 
 def test_a_crash_while_writing_leaves_the_old_file_whole(tmp_path: Path) -> None:
@@ -118,6 +119,20 @@ def test_a_run_is_private_and_found_by_id_prefix_name_path_and_latest(tmp_path: 
     for text in (run.id, run.id[:15], "digits", str(run.path), "latest"):
         assert find_run(tmp_path / "runs", text) == run
     assert list_runs(tmp_path / "runs") == [run]
+
+
+@pytest.mark.parametrize("text", ["7", "[]", '"x"', "null", "{", "\\xff", ""])
+def test_a_file_without_an_object_counts_as_absent(tmp_path: Path, text: str) -> None:
+    (tmp_path / "result.json").write_text(text)
+    assert read_json(tmp_path / "result.json") is None
+
+
+def test_a_request_without_a_time_is_passed_over(tmp_path: Path) -> None:
+    run = create_run(tmp_path, "a")
+    post(run, "stop")
+    for name, text in (("a", "3"), ("b", '{"t": "x"}'), ("c", '{"kind": "stop"}')):
+        (run.requests / f"{name}.json").write_text(text)
+    assert [row["kind"] for row in pending(run)] == ["stop"]
 
 
 def test_a_run_is_found_by_its_slurm_job_id(tmp_path: Path) -> None:
