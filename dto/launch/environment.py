@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -51,6 +52,9 @@ def rank_environment(seat: Seating, job: Job, given: Mapping[str, str]) -> dict[
     """
     table = {
         **_torch(seat),
+        "TORCHELASTIC_RUN_ID": os.path.basename(job.run_dir),
+        "TORCHELASTIC_RESTART_COUNT": str(job.generation),
+        "TORCHELASTIC_USE_AGENT_STORE": "False",  # rank 0 opens MASTER_PORT itself
         **_horovod(seat),
         **_jax_and_tensorflow(seat),
         "DTO_RUN_DIR": job.run_dir,
@@ -79,6 +83,9 @@ def _torch(seat: Seating) -> dict[str, str]:
         "LOCAL_RANK": str(seat.local_rank),
         "LOCAL_WORLD_SIZE": str(seat.local_world),
         "GROUP_RANK": str(seat.node_rank),
+        "GROUP_WORLD_SIZE": str(seat.nodes),
+        "ROLE_RANK": str(seat.rank),
+        "ROLE_WORLD_SIZE": str(seat.world),
         "MASTER_ADDR": seat.master_address,
         "MASTER_PORT": str(seat.master_port),
     }

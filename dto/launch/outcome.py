@@ -95,8 +95,8 @@ def decide(
     if verdict.kind == "agent-lost" and replaces_nodes and may_go_on:
         text = f"{verdict.cause}; it goes on by itself from {new_commit}"
         return Outcome("PREEMPTED", "requeue", verdict, text)
-    if verdict.kind == "signal" and verdict.exit_code == CANCELLED_CODE:  # it had the terminal
-        return Outcome("CANCELLED", "leave", verdict, "ended by Ctrl-C")
+    if verdict.kind == "signal" and verdict.exit_code == CANCELLED_CODE:  # not by us
+        return Outcome("CANCELLED", "leave", verdict, "ended by SIGINT (Ctrl-C)")
     if verdict.exit_code != CHECKPOINTED or verdict.kind != "stopped":
         return Outcome("FAILED", "leave", verdict, verdict.cause)
     reason = order.reason if order is not None else "its own wish"
