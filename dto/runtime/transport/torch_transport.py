@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from typing import Any
 
 import torch
@@ -15,6 +17,20 @@ import torch.distributed.nn.functional
 from dto.errors import WorldError
 from dto.runtime.transport.base import Handle
 from dto.runtime.world import World
+
+_SETTLE_SECONDS = 0.005
+_settled: list[bool] = []
+
+
+def _settle_before_forks() -> None:
+    """Let Gloo's threads come to rest before this process forks, as a DataLoader does for workers.
+
+    After a collective they drop its tensors, for which they enter Python. A fork at that moment
+    copies the interpreter's lock as taken, and up to Python 3.11 the child waits for it for ever.
+    """
+    if not _settled:
+        _settled.append(True)
+        os.register_at_fork(before=lambda: time.sleep(_SETTLE_SECONDS))
 
 
 class _Work:
@@ -40,6 +56,8 @@ class TorchTransport:
                 device_id=device if backend == "nccl" else None,
             )
         self.name = str(dist.get_backend())
+        if self.name == "gloo":
+            _settle_before_forks()
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         if (self.rank, self.size) != (world.rank, world.size):
             raise WorldError(
