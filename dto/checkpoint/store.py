@@ -62,6 +62,12 @@ class Store:
         found = [c for c in self._directories() if (c.path / MANIFEST).is_file()]
         return sorted(found, key=lambda commit: commit.order, reverse=True)
 
+    def unfinished(self) -> list[str]:
+        """What lies above the newest commit without a manifest: a save was cut short there."""
+        newest = max((c.order for c in self.commits()), default=(-1, -1, -1))
+        above = [c for c in self._directories() if c.order > newest]
+        return [c.name for c in sorted(above, key=lambda commit: commit.order)]
+
     def chain(self) -> list[Commit]:
         """The newest commit, its parent, and so on; what other attempts left beside it is not here.
 

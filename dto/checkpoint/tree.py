@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 from dto.errors import CheckpointError
 
 _TENSOR, _TUPLE, _PAIRS, _FLOAT = "__tensor__", "__tuple__", "__pairs__", "__float__"
-_MARKS = {_TENSOR, _TUPLE, _PAIRS, _FLOAT}
+_COUNTER = "__counter__"
+_MARKS = {_TENSOR, _TUPLE, _PAIRS, _FLOAT, _COUNTER}
 
 
 def pack(value: Any, name: str, tensors: MutableMapping[str, torch.Tensor]) -> Any:
@@ -29,6 +31,8 @@ def pack(value: Any, name: str, tensors: MutableMapping[str, torch.Tensor]) -> A
         return [pack(item, f"{name}/{n}", tensors) for n, item in enumerate(value)]
     if isinstance(value, tuple):
         return {_TUPLE: [pack(item, f"{name}/{n}", tensors) for n, item in enumerate(value)]}
+    if isinstance(value, Counter):  # MultiStepLR keeps its milestones in one
+        return {_COUNTER: pack(dict(value), name, tensors)}
     if isinstance(value, Mapping):
         if all(isinstance(key, str) for key in value) and not _MARKS & value.keys():
             return {key: pack(item, f"{name}/{key}", tensors) for key, item in value.items()}
@@ -59,6 +63,8 @@ def unpack(packed: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
         return tuple(unpack(item, tensors) for item in packed[_TUPLE])
     if _FLOAT in packed:
         return float(packed[_FLOAT])
+    if _COUNTER in packed:
+        return Counter(unpack(packed[_COUNTER], tensors))
     if _PAIRS in packed:
         return {unpack(key, tensors): unpack(item, tensors) for key, item in packed[_PAIRS]}
     return {key: unpack(item, tensors) for key, item in packed.items()}

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, RandomSampler, Sampler, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
-from dto.runtime.seeds import derive, seed_everything
+from dto.runtime.seeds import OwnChance, derive
 
 Order = Callable[[int], Sequence[int]]
 """Epoch -> every index of that epoch, the same on every rank."""
@@ -63,6 +60,7 @@ class GlobalBatchSampler(Sampler[list[int]]):
         self._worker_seed = worker_seed
         self.epoch = 0
         self.start = 0
+        self.skipped = 0
         self.sizes: deque[Size] = deque()
 
     def place(self, epoch: int, start: int) -> None:
@@ -71,10 +69,11 @@ class GlobalBatchSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         self.sizes.clear()
-        position = 0
+        position = self.skipped = 0
         for whole in self._batches(self.epoch):
             position += len(whole)
             if position <= self.start:
+                self.skipped += 1
                 continue
             mine = IndexBatch(whole[share(len(whole), self._world, self._rank)])
             size = Size(len(mine), len(whole))
@@ -148,26 +147,9 @@ def drawn_from(sampler: Any, seed: int, agree: Callable[[Any], Any]) -> Callable
             generator = getattr(owner, "generator", None)
             if isinstance(generator, torch.Generator):
                 generator.manual_seed(drawn_seed)
-        with seeded(drawn_seed):
+        with OwnChance(drawn_seed):
             drawn = list(sampler)
         # a sampler with a source of chance that we cannot seed: everybody takes rank 0's draw
         return list(agree(drawn))
 
     return draw
-
-
-@contextlib.contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Run with freshly seeded generators, and leave them as they were."""
-    python, numpy_state, torch_state = (
-        random.getstate(),
-        np.random.get_state(),
-        torch.get_rng_state(),
-    )
-    seed_everything(seed)
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy_state)
-        torch.set_rng_state(torch_state)

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from dto.errors import DtoError, WorldError
+from dto.errors import DtoError
 from dto.runtime.buckets import CAPACITY_BYTES, Bucket, Spec, plan_buckets
+from dto.runtime.sameness import describe_model, require_same
 from dto.runtime.transport import Handle, Transport, broadcast_all
 
 
@@ -91,21 +92,13 @@ class DataParallel:
         self._is_weighted = False
         self._control: torch.Tensor | None = None
         self._hooks: list[Any] = []
-        self._check_same_model()
+        require_same(transport, "another model", describe_model(model))
         self.broadcast_state()
         self._build()
         model.register_forward_pre_hook(_BeforeForward(self))
         _owners[model] = self
 
     # equal start
-
-    def _check_same_model(self) -> None:
-        mine = [(n, tuple(p.shape), str(p.dtype)) for n, p in self.model.named_parameters()]
-        for rank, theirs in enumerate(self.transport.all_gather_object(mine)):
-            if theirs != mine:
-                pairs = zip([*mine, None], [*theirs, None], strict=False)
-                here, there = next((a, b) for a, b in pairs if a != b)
-                raise WorldError(f"rank {rank} has another model: {there} instead of {here}")
 
     def broadcast_state(self) -> None:
         """Give every rank the parameters and buffers of rank 0."""
@@ -122,6 +115,7 @@ class DataParallel:
         for hook in self._hooks:
             hook.remove()
         self._params = [p for p in self.model.parameters() if p.requires_grad]
+        self._trained = [id(p) for p in self._params]
         self._count = len(self._params)
         specs = [Spec(tuple(p.shape), p.dtype, p.device) for p in self._params]
         plans = plan_buckets(specs, CONTROLS + self._count, self._capacity)
@@ -150,11 +144,13 @@ class DataParallel:
 
     def before_forward(self) -> None:
         """Follow what was frozen or thawed, and start from rank 0's buffers as torch's DDP does."""
-        if not (self._is_synchronised and self.model.training and torch.is_grad_enabled()):
+        if not (self._is_synchronised and torch.is_grad_enabled()):
             return
-        if sum(p.requires_grad for p in self.model.parameters()) != self._count:
+        trained = [id(p) for p in self.model.parameters() if p.requires_grad]
+        if trained != self._trained:
             self._build()
-        self.broadcast_buffers()
+        if self.model.training:
+            self.broadcast_buffers()
 
     def set_weight(self, own: int, total: int) -> None:
         """Announce a batch: this rank has `own` of its `total` samples.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -63,6 +63,8 @@ def to_device(value: Any, device: torch.device) -> Any:
         return value.to(device, non_blocking=True)
     if isinstance(value, dict):
         return {key: to_device(item, device) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):  # a named tuple takes its parts
+        return type(value)(*(to_device(item, device) for item in value))
     if isinstance(value, list | tuple):
         return type(value)(to_device(item, device) for item in value)
     return value
@@ -156,3 +158,12 @@ def step_scheduler(scheduler: Any, metrics: dict[str, float]) -> None:
         scheduler.step(metrics.get("val_loss", metrics["train_loss"]))
     else:
         scheduler.step()
+
+
+def with_state(things: Mapping[str, Any]) -> dict[str, Any]:
+    """Those whose state can be saved and put back."""
+    return {
+        name: thing
+        for name, thing in things.items()
+        if hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict")
+    }

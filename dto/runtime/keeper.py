@@ -151,8 +151,9 @@ class Keeper:
         Raises:
             CheckpointError: there are some, and all are damaged.
         """
-        offered = [c.name for c in store.candidates()] if self.transport.rank == 0 else []
-        names = [only] if only else self.transport.all_gather_object(offered)[0]
+        offered = _offered(store) if self.transport.rank == 0 else ([], 0)
+        names, there = self.transport.all_gather_object(offered)[0]
+        names = [only] if only else names
         for name in names:
             loaded, reason = _try(store, name)
             reasons = [r for r in self.transport.all_gather_object(reason) if r is not None]
@@ -162,12 +163,21 @@ class Keeper:
             if self.transport.rank == 0:
                 log.warning("checkpoint %s is skipped: %s", name, reasons[0])
                 self._link.post("event", name="checkpoint-skipped", text=f"{name}: {reasons[0]}")
-        if names:
+        if only:
+            raise CheckpointError(f"checkpoint {store.directory / only} is damaged: name another")
+        if there:
             raise CheckpointError(
-                f"all {len(names)} checkpoints in {store.directory} are damaged:"
+                f"all {there} checkpoints in {store.directory} are damaged:"
                 " move that folder away to start from the beginning"
             )
         return None
+
+
+def _offered(store: Store) -> tuple[list[str], int]:
+    """Names to try, and how many checkpoints there are, with those nobody can even read."""
+    for name in store.unfinished():
+        log.warning("checkpoint %s is skipped: it has no manifest, so it was never finished", name)
+    return [commit.name for commit in store.candidates()], len(store.commits())
 
 
 def _try(store: Store, name: str) -> tuple[Loaded | None, str | None]:
@@ -188,4 +198,11 @@ def put_back(loaded: Loaded, subject: Subject) -> None:
         if name not in saved:
             log.warning("the checkpoint holds no state of %s: it starts afresh", name)
             continue
-        thing.load_state_dict(unpack(saved[name], loaded.tensors))
+        state = unpack(saved[name], loaded.tensors)
+        try:
+            thing.load_state_dict(state)
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            words = " ".join(str(error).split())
+            raise CheckpointError(
+                f"the checkpoint's {name} does not fit this {type(thing).__name__}: {words}"
+            ) from error

@@ -34,7 +34,8 @@ class PreparedLoader:
     """Gives this rank its part of every global batch of the user's DataLoader.
 
     All of the DataLoader's options are kept, and the global generators are left alone. Batches
-    that a resumed run has trained on already are skipped; `len` counts global batches. With
+    that a resumed run has trained on already are skipped; `len` counts global batches, while
+    iterating those of this iteration (so `i + 1 == len(loader)` is the last one there, too). With
     `keeps_step` every rank gets equally many batches, some of them borrowed (see data.py).
     """
 
@@ -59,7 +60,9 @@ class PreparedLoader:
         self._next_epoch = 0
         self._generator = torch.Generator()
         self._is_stream = isinstance(loader.dataset, IterableDataset)
+        self._behind = self._read = 0
         self._batches: GlobalBatchSampler | None = None
+        self._shared: SharedStream | None = None
         self._inner = self._stream() if self._is_stream else self._indexed()
 
     @property
@@ -85,8 +88,8 @@ class PreparedLoader:
         if self._has_own_batches:
             total = len(self.original.batch_sampler)  # type: ignore[arg-type]
         elif self.original.drop_last:
-            return total // self.global_batch
-        return -(-total // self.global_batch)
+            return total // self.global_batch - self._behind
+        return -(-total // self.global_batch) - self._behind
 
     def __iter__(self) -> Iterator[Any]:
         epoch = self._next_epoch
@@ -99,24 +102,35 @@ class PreparedLoader:
         batches = self.sized(epoch, start)
         if self._listener:
             self._listener.arrive()
-        for size, batch in batches:
-            if self._listener:
-                self._listener.begin_batch(size)
-            yield batch
-            if self._listener:
-                self._listener.end_batch(size)
+        try:
+            for size, batch in batches:
+                self._behind = self._skipped
+                if self._listener:
+                    self._listener.begin_batch(size)
+                yield batch
+                if self._listener:
+                    self._listener.end_batch(size)
+        finally:
+            self._behind = 0
 
     def sized(self, epoch: int, start: int) -> Iterator[tuple[Size, Any]]:
         """Batches with their sizes, from behind the first `start` samples of the epoch on."""
         if self._batches is not None:
             self._batches.place(epoch, start)
             return self._with_sizes(self._batches, iter(self._inner))
+        assert self._shared is not None
+        self._shared.place(epoch)
         stream = ((Size(own, total), batch) for own, total, batch in self._inner)
-        behind = 0
+        behind = self._read = 0
         while behind < start:  # a stream can only be skipped by reading it
             size, _ = next(stream, (Size(0, start), None))
             behind += size.total
+            self._read += 1
         return stream
+
+    @property
+    def _skipped(self) -> int:
+        return self._batches.skipped if self._batches is not None else self._read
 
     @staticmethod
     def _with_sizes(
@@ -163,17 +177,18 @@ class PreparedLoader:
 
     def _stream(self) -> DataLoader[Any]:
         loader = self.original
-        stream = SharedStream(
+        self._shared = SharedStream(
             loader.dataset,  # type: ignore[arg-type]
             self.global_batch,
             self._world,
             self._rank,
             loader.drop_last,
             keeps_step=self._keeps_step,
+            seed=self._seed,
         )
         collate = CollateSized(loader.collate_fn)
         options: dict[str, Any] = {"collate_fn": collate, **self._options()}
-        return DataLoader(stream, batch_size=None, **options)
+        return DataLoader(self._shared, batch_size=None, **options)
 
     def _options(self) -> dict[str, Any]:
         loader = self.original

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,3 +21,35 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+class OwnChance:
+    """Global generators of one's own inside `with`; outside, they are as they were.
+
+    Entered again, they go on where they were left.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._inside: tuple[Any, Any, torch.Tensor] | None = None
+
+    def __enter__(self) -> None:
+        self._outside = _states()
+        if self._inside is None:
+            seed_everything(self._seed)
+        else:
+            _set_states(self._inside)
+
+    def __exit__(self, *error: object) -> None:
+        self._inside = _states()
+        _set_states(self._outside)
+
+
+def _states() -> tuple[Any, Any, torch.Tensor]:
+    return random.getstate(), np.random.get_state(), torch.get_rng_state()
+
+
+def _set_states(states: tuple[Any, Any, torch.Tensor]) -> None:
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    torch.set_rng_state(states[2])

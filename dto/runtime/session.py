@@ -24,6 +24,7 @@ from dto.runtime.every import parse_every
 from dto.runtime.keeper import Keeper, Loaded, Standing, Subject, put_back
 from dto.runtime.loader import PreparedLoader, units_per_batch
 from dto.runtime.progress import Progress, Row
+from dto.runtime.sameness import describe_data, require_same, warn_of_other_data
 from dto.runtime.seeds import derive, seed_everything
 from dto.runtime.settings import Settings, Stopped, choose_device
 from dto.runtime.signals import LastWords, StopFlag, show_errors_in_one_line
@@ -58,11 +59,13 @@ class Session:
         self.progress = Progress(self.link, self.world.is_master)
         self.in_run = bool(env.get("DTO_RUN_DIR"))
         self.keeper = Keeper(self.transport, self.link, open_store(self.transport, settings, env))
-        self.seed = self._agree_on_seed()
+        chosen = settings.seed if settings.seed is not None else torch.initial_seed()
+        self.seed = int(self._from_master(chosen))
         self.step = 0
         self.epoch = 0
         self.samples = 0
         self.global_batch = 0
+        self.data = ""
         self.lr_factor: float | None = None
         self.subject: Subject | None = None
         self._model: nn.Module | None = None
@@ -86,10 +89,6 @@ class Session:
 
     def _from_master(self, value: Any) -> Any:
         return self.transport.all_gather_object(value)[0]
-
-    def _agree_on_seed(self) -> int:
-        mine = self.settings.seed if self.settings.seed is not None else torch.initial_seed()
-        return int(self._from_master(mine))
 
     def add_model(self, model: nn.Module) -> None:
         """Equal start on every rank, and gradients averaged from now on."""
@@ -126,7 +125,10 @@ class Session:
             batch = self.settings.global_batch_size or batch
             if self._loaded is not None and self._loaded.manifest.global_batch:
                 batch = self._loaded.manifest.global_batch
-            self.global_batch = batch
+            self.global_batch, self.data = batch, describe_data(loader)
+            require_same(self.transport, "other training data", [self.data, f"batches of {batch}"])
+            if self._loaded is not None and self.world.is_master:
+                warn_of_other_data(self._loaded.manifest.extra.get("data"), self.data)
         return PreparedLoader(
             loader,
             world=self.world.size,
@@ -230,12 +232,10 @@ class Session:
             self.step += 1
 
     def _outgoing(self) -> Control:
-        is_due = self.world.is_master and self._is_time_due()
+        waited = time.monotonic() - self.keeper.saved_at
+        is_due = self.world.is_master and self.every.is_time_due(waited)
         wants_stop = self.stop.reason is not None
         return Control(float(wants_stop), float(self._own), float(is_due), self._loss)
-
-    def _is_time_due(self) -> bool:
-        return self.every.is_time_due(time.monotonic() - self.keeper.saved_at)
 
     def _agreed(self) -> Control:
         """The sums over all ranks: they came with the gradients, or are asked for here."""
@@ -287,7 +287,7 @@ class Session:
 
     def standing(self) -> Standing:
         position = {"epoch": self.epoch, "samples": self.samples, "seed": self.seed}
-        extra = {"lr_factor": self.lr_factor, **self.extra()}
+        extra = {"lr_factor": self.lr_factor, "data": self.data, **self.extra()}
         return Standing(self.step, position, self.global_batch, extra)
 
     def _leave(self) -> None:

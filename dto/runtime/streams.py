@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
-from torch.utils.data import Dataset, IterableDataset
+import torch
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from dto.runtime.data import IndexBatch, Size, share
-from dto.runtime.seeds import seed_everything
+from dto.runtime.seeds import OwnChance, derive, seed_everything
 
 
 class SeededDataset(Dataset[Any]):
@@ -44,8 +46,9 @@ class SeededDataset(Dataset[Any]):
 class SharedStream(IterableDataset[Any]):
     """Every rank reads the whole stream in global batches and keeps its part of each.
 
-    So all ranks know, without asking, how big each global batch is and where the stream ends.
-    Yields (Size, this rank's samples).
+    So all ranks know, without asking, how big each global batch is and where the stream ends. The
+    stream draws its chance from epoch and worker alone: a shuffle is the same one on every rank
+    and when a resume reads it again. Yields (Size, this rank's samples).
     """
 
     def __init__(
@@ -56,20 +59,35 @@ class SharedStream(IterableDataset[Any]):
         rank: int,
         drop_last: bool,
         keeps_step: bool,
+        seed: int,
     ) -> None:
+        self._seed = seed
+        self._epoch = torch.zeros(1, dtype=torch.int64)
+        self._epoch.share_memory_()  # type: ignore[no-untyped-call]  # persistent workers see it
         self.dataset = dataset
         self._global_batch, self._world, self._rank = global_batch, world, rank
         self._drop_last, self._keeps_step = drop_last, keeps_step
 
+    def place(self, epoch: int) -> None:
+        """Say which epoch the next iteration is, to the user's stream as well if it listens."""
+        self._epoch.fill_(epoch)
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(epoch)
+
     def __iter__(self) -> Iterator[tuple[Size, list[Any]]]:
-        group: list[Any] = []
-        for item in self.dataset:
-            group.append(item)
-            if len(group) == self._global_batch:
+        worker = get_worker_info()
+        path = (int(self._epoch.item()), worker.id if worker is not None else 0)
+        chance = OwnChance(derive(self._seed, "stream", *path))
+        with chance:
+            items = iter(self.dataset)
+        while True:
+            with chance:
+                group = list(islice(items, self._global_batch))
+            is_whole = len(group) == self._global_batch
+            if is_whole or (group and not self._drop_last):
                 yield from self._part(group)
-                group = []
-        if group and not self._drop_last:
-            yield from self._part(group)
+            if not is_whole:
+                return
 
     def _part(self, group: list[Any]) -> Iterator[tuple[Size, list[Any]]]:
         mine = group[share(len(group), self._world, self._rank)]

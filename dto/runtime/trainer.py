@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from dto.checkpoint.final import load_final
 from dto.checkpoint.legacy import load_legacy
 from dto.errors import UsageError
 from dto.runtime.archive import Archive
@@ -22,6 +23,7 @@ from dto.runtime.epochs import (
     step_scheduler,
     total_steps,
     train_epoch,
+    with_state,
 )
 from dto.runtime.loader import PreparedLoader, units_per_batch
 from dto.runtime.scaling import scale_learning_rates
@@ -110,9 +112,11 @@ class DistributedTrainer(Archive):
             dataloader, is_training=train, keeps_step=train, batch_factor=factor
         )
 
-    def _prepare(self, model: nn.Module, optimizer: Optimizer, scheduler: Any) -> None:
+    def _prepare(
+        self, model: nn.Module, optimizer: Optimizer, scheduler: Any, **objects: Any
+    ) -> None:
         session = self.session
-        session.add_optimizer(model, optimizer, scheduler=scheduler)
+        session.add_optimizer(model, optimizer, scheduler=scheduler, **objects)
         is_resumed = session.loaded is not None and session.lr_factor is not None
         if self.auto_scale_lr and optimizer not in self._scaled and not is_resumed:
             base = self._base_batch or 1
@@ -140,8 +144,10 @@ class DistributedTrainer(Archive):
 
         `train_step_fn` trains one epoch: it is called with model, train_loader, optimizer,
         criterion, device, trainer, epoch and `kwargs` by keyword, and returns metrics with
-        "loss" among them. Inside a run of dto the newest valid checkpoint is continued;
-        elsewhere `resume_from_checkpoint="auto"` finds the last run's, a path names one.
+        "loss" among them. Those of `kwargs` that have a state_dict (a GradScaler, a schedule
+        of every step) are saved and continued, too. Inside a run of dto the newest valid
+        checkpoint is continued; elsewhere `resume_from_checkpoint="auto"` finds the last run's,
+        a path names one.
 
         Returns "train_loss" and "epochs" (lists), "final_model_path", and with a `val_loader`
         "val_loss" and, for classes, "val_accuracy".
@@ -152,11 +158,10 @@ class DistributedTrainer(Archive):
         first_epoch = self._resume(model, optimizer, resume_from_checkpoint)
         saved = self._saved_extra()
         if this_fit < int(saved.get("fit", 0)):  # trained and done in an earlier attempt
-            self._histories.append(saved["histories"][this_fit])
-            return dict(self._histories[-1])
+            return self._skip_fit(model, saved["histories"][this_fit])
         loader = self.prepare_dataloader(train_loader)
         validation = self._validation_loader(val_loader)
-        self._prepare(model, optimizer, scheduler)
+        self._prepare(model, optimizer, scheduler, **with_state(kwargs))
         self.session.restore()
         history = self._begin_history(saved, this_fit)
         self.session.progress.total_steps = total_steps(loader, num_epochs)
@@ -240,6 +245,16 @@ class DistributedTrainer(Archive):
     def _saved_extra(self) -> dict[str, Any]:
         loaded = self.session.loaded
         return dict(loaded.manifest.extra.get("trainer", {})) if loaded is not None else {}
+
+    def _skip_fit(self, model: nn.Module, history: dict[str, Any]) -> dict[str, Any]:
+        """A fit that an earlier attempt finished: only its model is still of use."""
+        self._histories.append(history)
+        path = history.get("final_model_path")
+        if path and Path(path).is_file():
+            load_final(Path(path), model)
+        else:
+            self.log(f"warning: the model of a finished fit is not at {path} any more")
+        return dict(history)
 
     def _begin_history(self, saved: dict[str, Any], this_fit: int) -> dict[str, Any]:
         history: dict[str, Any] = {"train_loss": [], "epochs": []}
