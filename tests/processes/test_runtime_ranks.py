@@ -109,5 +109,11 @@ def test_a_rank_without_samples_adds_nothing(backend: str, world: int) -> None:
 
 
 @pytest.mark.parametrize("backend", TRANSPORTS)
+def test_swapping_what_is_frozen_is_followed(backend: str) -> None:
+    first, second = (rank["swapped"] for rank in results(backend, 2))
+    assert first == second and any(first)
+
+
+@pytest.mark.parametrize("backend", TRANSPORTS)
 def test_different_models_are_refused(backend: str) -> None:
-    assert all("another model" in rank["refused"] for rank in results(backend, 2))
+    assert all("rank 1 has another model" in rank["refused"] for rank in results(backend, 2))

@@ -119,6 +119,19 @@ def unused_parameters() -> list[Any]:
     return [ours.none.weight.grad is None, None if first is None else first.tolist()]
 
 
+def swapped_freezing() -> list[float]:
+    """As many parameters are trained as before, but others."""
+    torch.manual_seed(0)
+    ours = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    ours[0].requires_grad_(False)
+    DataParallel(ours, transport)
+    ours.requires_grad_(True)
+    ours[1].requires_grad_(False)
+    ours(torch.full((1, 2), float(RANK))).sum().backward()
+    gradient: list[float] = ours[0].weight.grad.flatten().tolist()
+    return gradient
+
+
 def one_stop_is_heard_by_all() -> list[float]:
     ours = model_of(torch.float64)
     mine = Control(stop=float(RANK == SIZE - 1), samples=RANK + 1.0, loss=2.0)
@@ -194,6 +207,7 @@ CASES: dict[str, Callable[[], Any]] = {
     "replicas": replicas_are_equal,
     "accumulation": accumulates,
     "unused": unused_parameters,
+    "swapped": swapped_freezing,
     "stop": one_stop_is_heard_by_all,
     "borrowed": borrowed_nonsense_counts_nothing,
     "buffers": buffers_follow_rank_0,
