@@ -1,0 +1,1 @@
+"""Clusters: the record that describes one, and what makes, changes and watches it."""

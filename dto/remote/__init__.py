@@ -1,0 +1,1 @@
+"""Run a command or move a file, here or over ssh; the only room that does either."""
