@@ -37,6 +37,7 @@ def _a_private_home(
 ) -> None:
     """No test reads the settings of whoever runs it, or of a job that it runs in."""
     monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # hides what a full disk does at exit
     for name in list(os.environ):
         if name.startswith(("DTO_", "SLURM_", "SBATCH_", "SRUN_", "SQUEUE_", "XDG_CONFIG")):
             monkeypatch.delenv(name)

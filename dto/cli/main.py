@@ -13,6 +13,7 @@ from typing import NoReturn
 import click
 
 from dto.errors import DtoError
+from dto.runs.streams import settle_streams
 
 # command -> (module, what `dto --help` says): listing them imports none of the modules
 COMMANDS = {
@@ -86,6 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except OSError as error:  # a full disk or a vanished mount, wherever it shows
         place = f"{error.filename}: " if error.filename else ""
         code = _complain(f"{place}{error.strerror or error}", 1)
+    settle_streams()
     sys.exit(code)
 
 

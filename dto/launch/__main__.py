@@ -12,6 +12,7 @@ from dto.errors import DtoError
 from dto.launch.agent import run_agent
 from dto.launch.job import run_job
 from dto.runs.paths import Run
+from dto.runs.streams import settle_streams
 
 
 def main() -> int:
@@ -32,4 +33,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    settle_streams()
+    sys.exit(code)

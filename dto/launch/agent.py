@@ -17,6 +17,7 @@ from typing import Any
 from dto.launch import facts
 from dto.launch.dial import INTERNAL_NAMES, Address, dial
 from dto.launch.environment import DEFAULTS
+from dto.launch.guardian import Guardian
 from dto.launch.network import free_ports, interface_of
 from dto.launch.output import MOST_RANKS, Console, LogTail
 from dto.launch.rank_links import RankLinks
@@ -50,6 +51,7 @@ class Agent:
         self._tails: dict[int, LogTail] = {}
         self._reports: set[asyncio.Task[None]] = set()
         self._console = Console(sys.stdout.buffer, sys.stdout.isatty())
+        self._guardian = Guardian()
         self._generation = 0
 
     async def serve(self) -> bool:
@@ -65,6 +67,7 @@ class Agent:
                 helper.cancel()
             self._kill()
             self._links.close()
+            self._guardian.close()
 
     async def _obey(self) -> bool:
         patience = self._spec.heartbeat_timeout
@@ -119,6 +122,8 @@ class Agent:
                 continue
             log.info("g%d: rank %d is pid %d", self._generation, number, rank.pid)
             self._ranks[number] = rank
+            if not rank.has_terminal:
+                self._guardian.watch(rank.pid)
             if path is not None and (message["world"] <= MOST_RANKS or number == 0):
                 self._tails[number] = LogTail(path, rank.log_start)
 
@@ -137,6 +142,7 @@ class Agent:
             ended = rank.reap()
             if ended is not None:
                 del self._ranks[number]
+                self._guardian.forget(rank.pid)
                 report = asyncio.create_task(self._report(rank, ended))
                 self._reports.add(report)
                 report.add_done_callback(self._reports.discard)

@@ -33,6 +33,13 @@ dist.barrier()
 """
 
 
+PARENT = (
+    "import subprocess, sys, time\n"
+    "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+    "print(child.pid, flush=True)\n"
+)
+
+
 @pytest.mark.parametrize(
     ("fault", "code", "words"),
     [
@@ -76,7 +83,7 @@ def test_a_killed_agent_takes_its_ranks_along_and_its_node_is_named(tmp_path: Pa
     with started(run) as job:
         wait_until(has_said(run, "asleep"))
         first, second = sorted(children(job.pid))
-        ranks = [children(first)[0], children(second)[0]]
+        ranks = [_rank_of(first, 0), _rank_of(second, 1)]
         os.kill(second, signal.SIGKILL)
         assert job.wait(20) == 1
     verdict = result(run)["verdict"]
@@ -94,13 +101,21 @@ def test_a_killed_job_leaves_no_process(tmp_path: Path) -> None:
         wait_until(lambda: not any(map(is_alive, everybody)))
 
 
+@pytest.mark.parametrize("victim", ["agent", "job"])
+def test_what_a_rank_forked_ends_though_its_agent_was_killed(tmp_path: Path, victim: str) -> None:
+    run = make_run(tmp_path, PARENT + "time.sleep(60)\n")
+    with started(run) as job:
+        wait_until(has_said(run, "\n"))
+        logs = [run.path / f"attempt-1/rank-{rank}.g0.log" for rank in (0, 1)]
+        forked = [int(log.read_text()) for log in logs]
+        (agent,) = children(job.pid)
+        assert all(map(is_alive, forked))
+        os.kill(agent if victim == "agent" else job.pid, signal.SIGKILL)
+        wait_until(lambda: not any(map(is_alive, forked)))
+
+
 def test_what_a_rank_left_running_ends_with_it(tmp_path: Path) -> None:
-    script = (
-        "import subprocess, sys\n"
-        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
-        "print(child.pid)\n"
-    )
-    run = make_run(tmp_path, script, ranks_per_node=1)
+    run = make_run(tmp_path, PARENT, ranks_per_node=1)
     assert finish(run, timeout=20).returncode == 0
     pid = int((run.path / "attempt-1/rank-0.g0.log").read_text())
     wait_until(lambda: not is_alive(pid))

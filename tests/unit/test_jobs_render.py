@@ -154,7 +154,9 @@ def test_the_batch_shell_returns_the_jobs_code_though_a_signal_broke_its_wait(
     (tmp_path / "submission-1").mkdir()
     job = tmp_path / "job"
     job.write_text(
-        f"#!/bin/bash\ntrap 'echo usr1' USR1; kill -USR1 $PPID; sleep 0.3; sleep 0.1\nexit {code}\n"
+        # a signal before the batch shell knows our pid would be dropped, on purpose
+        "#!/bin/bash\ntrap 'echo usr1; got=1' USR1\nsleep 0.5; kill -USR1 $PPID\n"
+        f"until [ -n \"$got\" ]; do sleep 0.05; done\nexit {code}\n"
     )
     job.chmod(0o755)
     script = os.fsencode(render(spec(), tmp_path, 1, str(job)))

@@ -1,1 +1,1 @@
-"""Programs that run on a cluster's nodes, by the system's Python, with the standard library alone."""
+"""Programs that run on a cluster's nodes, by the system's Python and its library alone."""
