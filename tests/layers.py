@@ -13,13 +13,26 @@ def _root() -> str | None:
     return None if os.geteuid() == 0 else "needs root"
 
 
-def _slurm() -> str | None:
-    programs = ("slurmctld", "slurmd", "srun", "sbatch", "scontrol", "squeue")
+def _programs(names: str, packages: str) -> str | None:
     path = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
-    missing = [program for program in programs if shutil.which(program, path=path) is None]
-    if missing:
-        return f"needs {', '.join(missing)} (Debian: slurmctld slurmd slurm-client)"
-    return _root()
+    missing = [name for name in names.split() if shutil.which(name, path=path) is None]
+    return f"needs {', '.join(missing)} (Debian: {packages})" if missing else _root()
+
+
+def _slurm() -> str | None:
+    programs = "slurmctld slurmd srun sbatch scontrol squeue"
+    return _programs(programs, "slurmctld slurmd slurm-client")
+
+
+def _lab() -> str | None:
+    programs = "systemd-nspawn debootstrap nft ip ssh"
+    packages = "systemd-container debootstrap nftables iproute2 openssh-client"
+    return _programs(programs, packages)
+
+
+def _vm() -> str | None:
+    programs = "qemu-system-x86_64 qemu-img mmdebstrap ssh"
+    return _programs(programs, "qemu-system-x86 qemu-utils mmdebstrap openssh-client")
 
 
 def _horovod() -> str | None:
@@ -35,6 +48,8 @@ def _gpu() -> str | None:
 # mark -> why its tests cannot run here, or None
 NEEDS: dict[str, Callable[[], str | None]] = {
     "rig": _slurm,
+    "lab": _lab,
+    "vm": _vm,
     "horovod": _horovod,
     "gpu": _gpu,
 }
