@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import os
+import pwd
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping
@@ -97,7 +98,15 @@ def _path(name: str, raw: str, base: Path | None) -> str:
         raise ValueError("must not be empty")
     if name == "python" and "/" not in raw:
         return raw
+    raw = re.sub(r"\$USER\b", lambda _: _user(), raw)  # one profile serves all users
     return os.path.normpath(os.path.join(base or os.getcwd(), os.path.expanduser(raw)))
+
+
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
 
 
 def pairs(words: Iterable[str]) -> dict[str, str]:

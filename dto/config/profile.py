@@ -29,6 +29,7 @@ class ClusterProfile(BaseModel):
     cpus_per_gpu: Annotated[Count, Field(ge=1, le=4096)] | None = None
     gpu_flag: GpuFlag | None = None
     run_root: Line | None = None
+    """`$USER` in it is whoever submits."""
     python: Line | None = None
     setup: tuple[Line, ...] = ()
     sbatch: dict[Line, Line] = Field(default_factory=dict)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -162,3 +164,9 @@ def test_only_visible_gpus_count(tmp_path: Path) -> None:
     assert visible_gpus({"CUDA_VISIBLE_DEVICES": ""}, tmp_path) == 0
     assert visible_gpus({"CUDA_VISIBLE_DEVICES": "0,-1,1"}, tmp_path) == 1
     assert visible_gpus({}, tmp_path / "none") == 0
+
+
+def test_one_profile_gives_each_user_a_run_root(tmp_path: Path) -> None:
+    (tmp_path / "cluster.yaml").write_text("run_root: /shared/runs/$USER\n")
+    layer = profile_layer({"DTO_CLUSTER_PROFILE": str(tmp_path / "cluster.yaml")})
+    assert layer.values["run_root"] == f"/shared/runs/{pwd.getpwuid(os.geteuid()).pw_name}"
