@@ -1,0 +1,1 @@
+"""Several hosts on one machine, as bare as a provider hands them over."""
