@@ -12,6 +12,14 @@ import pytest
 from tests.helpers import PROGRAMS, dto, job_processes, kill, start_dto, wait_for
 
 MOMENTS = 20 if os.environ.get("CI") == "true" else 5
+VICTIMS = ("rank", "agent", "whole")
+CASES = [
+    *(pytest.param("gloo", moment, id=f"gloo-{moment}") for moment in range(MOMENTS)),
+    *(  # once each: the code that recovers is the same, the sums are Horovod's
+        pytest.param("horovod", moment, id=f"horovod-{moment}", marks=pytest.mark.horovod)
+        for moment in range(len(VICTIMS))
+    ),
+]
 RANKS = 3
 SCRIPT = PROGRAMS / "steady.py"
 # 3 ranks on the AdamW state of 0.7 M parameters: a checkpoint takes long enough to be hit.
@@ -23,15 +31,23 @@ def weights(out: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The weights and losses of a run that nobody touched."""
+def unbroken(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, list[str]]:
+    """A backend, and the weights and losses of a run on it that nobody touched."""
+    backend = request.param
     root = tmp_path_factory.mktemp("unbroken")
     out = root / "out"
-    done = dto("run", "-n", str(RANKS), "--run-root", root, SCRIPT, out, *OPTIONS)
+    done = dto(*command(backend, root, out))
     assert done.returncode == 0, done.stderr[-2000:]
     found = weights(out)
     assert len(set(found)) == 1, "the ranks ended with different weights"
-    return found
+    return backend, found
+
+
+def command(backend: str, root: Path, out: Path) -> list[str | Path]:
+    options = ("-n", str(RANKS), "--backend", backend, "--run-root", root)
+    return ["run", *options, SCRIPT, out, *OPTIONS]
 
 
 def in_a_write(run_dir: Path) -> bool:
@@ -58,16 +74,16 @@ def strike(run_dir: Path, chance: random.Random, victim: str) -> None:
 
 @pytest.mark.process
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("moment", range(MOMENTS))
+@pytest.mark.parametrize(("unbroken", "moment"), CASES, indirect=["unbroken"])
 def test_a_run_killed_at_a_random_moment_resumes_to_the_same_weights(
-    moment: int, unbroken: list[str], tmp_path: Path
+    unbroken: tuple[str, list[str]], moment: int, tmp_path: Path
 ) -> None:
+    backend, unharmed = unbroken
     chance = random.Random(1000 + moment)
-    victim = ("rank", "agent", "whole")[moment % 3]
+    victim = VICTIMS[moment % len(VICTIMS)]
     out = tmp_path / "out"
     log = tmp_path / "log"
-    process = start_dto("run", "-n", str(RANKS), "--run-root", tmp_path, SCRIPT, out, *OPTIONS,
-                        cwd=tmp_path, log=log)  # fmt: skip
+    process = start_dto(*command(backend, tmp_path, out), cwd=tmp_path, log=log)
     [run_dir] = wait_for(lambda: list(tmp_path.glob("*-steady-*")), timeout=30)
     strike(run_dir, chance, victim)
     code = process.wait(timeout=60)
@@ -75,4 +91,4 @@ def test_a_run_killed_at_a_random_moment_resumes_to_the_same_weights(
     if code != 0:
         done = dto("resume", run_dir.name, "--run-root", tmp_path)
         assert done.returncode == 0, log.read_text()[-2000:] + done.stderr[-2000:]
-    assert weights(out) == unbroken
+    assert weights(out) == unharmed
