@@ -107,7 +107,7 @@ class Host:
             argv.append("--keep-unit")  # nobody here to make a unit
         with open(self.log, "ab") as log:
             subprocess.Popen(
-                ["setsid", "--fork", "sh", "-c", _JOIN_CGROUPS, self.machine, *argv, "--boot"],
+                ["setsid", "--fork", "sh", "-c", _KEEPER, self.machine, *argv, "--boot"],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             ).wait(timeout=30)  # fmt: skip
         wait_until(lambda: self.leader() is not None, f"{self.name} to start", timeout=30)
@@ -124,12 +124,11 @@ class Host:
 
     def kill(self) -> None:
         """As if its power failed: nothing on it gets a moment more."""
-        manager, leader = self.manager(), self.leader()
-        for pid in (leader, manager):
-            if pid is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-        gone = [pid for pid in (manager, leader) if pid is not None]
+        keepers = [pid for pid, argv in _processes("sh") if str(self.root) in argv]
+        gone = [pid for pid in (*keepers, self.leader(), self.manager()) if pid is not None]
+        for pid in gone:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         wait_until(
             lambda: not any(_is_alive(pid) for pid in gone), f"{self.name} to die", timeout=30
         )
@@ -162,15 +161,20 @@ class Host:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
-# Each host in control groups of its own: two systemds must not share one tree of them.
-_JOIN_CGROUPS = """
+# Each host in control groups of its own: two systemds must not share one tree of them. A host that
+# reboots itself ends its systemd-nspawn with 133 where that runs in no unit: it starts again.
+_KEEPER = """
 if [ ! -d /run/systemd/system ]; then
   for root in /sys/fs/cgroup /sys/fs/cgroup/systemd /sys/fs/cgroup/unified; do
     [ -f "$root/cgroup.procs" ] || continue
     mkdir -p "$root/dto-lab-$0" && echo $$ >"$root/dto-lab-$0/cgroup.procs"
   done
 fi
-exec "$@"
+code=133
+while [ "$code" = 133 ]; do
+  code=0
+  "$@" || code=$?
+done
 """
 
 

@@ -156,11 +156,13 @@ class Lab:
         self, name: str, command: str, *, user: str = image.LOGIN, timeout: float = 60,
         stdin: str = "",
     ) -> subprocess.CompletedProcess[str]:  # fmt: skip
-        """Run a shell line on a host as an operator does; its exit code is the caller's to judge."""
+        """Run a shell line on a host as an operator does; the exit code is the caller's."""
         argv = [*self.ssh_command(name, user), "--", command]
         return run(*argv, check=False, timeout=timeout, text=stdin)
 
-    def inside(self, name: str, *argv: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    def inside(
+        self, name: str, *argv: str, timeout: float = 60
+    ) -> subprocess.CompletedProcess[str]:
         """Run as root on a host without ssh, so also while it is cut off."""
         return self.host(name).inside(*argv, timeout=timeout)
 
