@@ -1,0 +1,166 @@
+"""Installs Debian packages by apt-get: python3-apt is not needed, also not by --check on a bare host."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import subprocess
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = """
+---
+module: dto_packages
+short_description: Installs Debian packages, and finishes what a killed run has left
+description:
+  - Updates the package lists only when a package is missing and they are old or lack it.
+options:
+  name: {description: Packages that shall be there., type: list, elements: str, default: []}
+  repair: {description: Finish half-installed packages first., type: bool, default: false}
+  recommends: {description: Install recommended packages too., type: bool, default: false}
+  lock_seconds: {description: How long to wait for another apt., type: int, default: 300}
+  fresh_seconds: {description: Age at which package lists are old., type: int, default: 3600}
+"""
+
+EXAMPLES = """
+- name: Install what is needed
+  dto_packages:
+    name: [munge]
+"""
+
+LOCK = "/var/lib/dpkg/lock-frontend"
+LISTS = "/var/lib/apt/lists"
+OPTIONS = (
+    "-qq", "-y", "-o", "Dpkg::Options::=--force-confdef", "-o", "Dpkg::Options::=--force-confold",
+    "-o", "Acquire::Retries=3", "-o", "Acquire::http::Timeout=30", "-o", "Dpkg::Use-Pty=0",
+)  # fmt: skip
+
+
+def installed(status: str) -> set:
+    """Return the packages that dpkg-query's `name status` lines call installed."""
+    lines = (line.split() for line in status.splitlines())
+    return {words[0] for words in lines if words[1:] == ["install", "ok", "installed"]
+            or words[1:] == ["hold", "ok", "installed"]}  # fmt: skip
+
+
+def complaint(output: str) -> str:
+    """Return what apt says is wrong: its E: lines, else the last line it wrote."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line[2:].strip() for line in lines if line.startswith("E:")]
+    errors = errors or [line for line in lines if line.startswith(("dpkg: error", "Err:"))]
+    return " | ".join(errors[:3] or lines[-1:] or ["it said nothing"])
+
+
+def run(argv: list, **extra: str) -> subprocess.CompletedProcess:
+    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C", **extra}
+    env.update(NEEDRESTART_MODE="l", APT_LISTCHANGES_FRONTEND="none", UCF_FORCE_CONFFOLD="1")
+    return subprocess.run(
+        argv, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, errors="replace", check=False,
+    )  # fmt: skip
+
+
+def missing(names: list) -> list:
+    if not names:
+        return []
+    query = run(["dpkg-query", "-W", "-f", "${Package} ${Status}\n", *names])
+    there = installed(query.stdout)
+    return [name for name in names if name not in there]
+
+
+def is_broken() -> bool:
+    """Tell whether an earlier apt was cut off."""
+    with contextlib.suppress(OSError):
+        if any(name.isdigit() for name in os.listdir("/var/lib/dpkg/updates")):
+            return True
+    return bool(run(["dpkg", "--audit"]).stdout.strip())
+
+
+def lock(seconds: int) -> int | None:
+    """Take dpkg's front-end lock as apt does; None when another program kept it for too long."""
+    descriptor = os.open(LOCK, os.O_RDWR | os.O_CREAT, 0o640)
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except OSError:
+            if time.monotonic() > until:
+                os.close(descriptor)
+                return None
+            time.sleep(1)
+
+
+def repair(seconds: int) -> str:
+    """Configure what is only unpacked; returns what went wrong, or nothing."""
+    held = lock(seconds)
+    if held is None:
+        return f"another apt or dpkg has held its lock for {seconds} s: end it, then run again"
+    try:
+        done = run(["dpkg", "--configure", "-a", "--force-confdef", "--force-confold"],
+                   DPKG_FRONTEND_LOCKED="1")  # fmt: skip
+    finally:
+        os.close(held)
+    fixed = run(["apt-get", *OPTIONS, "-o", f"DPkg::Lock::Timeout={seconds}", "-f", "install"])
+    if fixed.returncode or is_broken():
+        return f"half-installed packages: {complaint(fixed.stdout + done.stdout)}"
+    return ""
+
+
+def lists_age() -> float:
+    """Return the age of the newest package list; endless where there is none."""
+    newest = 0.0
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(LISTS):
+            if entry.is_file() and ("_Packages" in entry.name or "_InRelease" in entry.name):
+                newest = max(newest, entry.stat().st_mtime, os.stat(LISTS).st_mtime)
+    return time.time() - newest if newest else float("inf")
+
+
+def install(names: list, recommends: bool, lock_seconds: int, fresh_seconds: int) -> str:
+    """Install packages; returns what went wrong, or nothing."""
+    waiting = ("-o", f"DPkg::Lock::Timeout={lock_seconds}")
+    wanted = "--install-recommends" if recommends else "--no-install-recommends"
+    argv = ["apt-get", *OPTIONS, *waiting, wanted, "install", *names]
+    is_fresh = lists_age() < fresh_seconds
+    done = run(argv) if is_fresh else None
+    if done is None or done.returncode:
+        updated = run(["apt-get", *OPTIONS, *waiting, "update"])
+        done = run(argv)
+        if done.returncode and updated.returncode:
+            return f"apt-get update: {complaint(updated.stdout)}"
+    return complaint(done.stdout) if done.returncode else ""
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "list", "elements": "str", "default": []},
+            "repair": {"type": "bool", "default": False},
+            "recommends": {"type": "bool", "default": False},
+            "lock_seconds": {"type": "int", "default": 300},
+            "fresh_seconds": {"type": "int", "default": 3600},
+        },
+        supports_check_mode=True,
+    )
+    given = module.params
+    must_repair = given["repair"] and is_broken()
+    absent = missing(given["name"])
+    if must_repair and not module.check_mode:
+        wrong = repair(given["lock_seconds"])
+        if wrong:
+            module.fail_json(msg=wrong)
+        absent = missing(given["name"])
+    if absent and not module.check_mode:
+        wrong = install(
+            absent, given["recommends"], given["lock_seconds"], given["fresh_seconds"]
+        )
+        if wrong:
+            module.fail_json(msg=f"could not install {', '.join(absent)}: {wrong}")
+    module.exit_json(changed=bool(absent or must_repair), installed=absent, repaired=must_repair)
+
+
+if __name__ == "__main__":
+    main()
