@@ -132,7 +132,19 @@ class Host:
         wait_until(
             lambda: not any(_is_alive(pid) for pid in gone), f"{self.name} to die", timeout=30
         )
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """What systemd-nspawn leaves behind when it is killed."""
         _remove_cgroups(self.machine)
+        if self.machine:
+            with contextlib.suppress(OSError):
+                os.rmdir(f"/run/systemd/nspawn/propagate/{self.machine}")
+        if self.root.is_dir():
+            about = self.root.stat()
+            Path(f"/run/systemd/nspawn/locks/inode-{about.st_dev}:{about.st_ino}").unlink(
+                missing_ok=True
+            )
 
     def inside(self, *argv: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """Run as root on the host without ssh, so also while it is cut off."""
@@ -179,6 +191,8 @@ done
 
 
 def _remove_cgroups(machine: str) -> None:
+    if not machine:
+        return
     for name in ("", "systemd/", "unified/"):
         top = Path(f"/sys/fs/cgroup/{name}dto-lab-{machine}")
         for directory, _, _ in os.walk(top, topdown=False):
