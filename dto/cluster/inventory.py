@@ -139,11 +139,11 @@ class DtoCluster(Part):
         """Return the record without a node and the host keys of its addresses."""
         gone = self.node(name)
         keep = [node for node in self.nodes if node is not gone]
-        used = {place for host in (self.head, *keep) for place in addresses_of(host)}
+        used = {place for host in (self.head, *keep) for place in host.addresses}
         keys = {
             place: list(keys)
             for place, keys in self.host_keys.items()
-            if place not in addresses_of(gone) or place in used
+            if place not in gone.addresses or place in used
         }
         nodes = [self._raw(node) for node in keep]
         changed = {**self.to_json(), "nodes": nodes, "host_keys": keys}
@@ -163,7 +163,7 @@ class DtoCluster(Part):
         """Whether the way to a host goes through ssh.bastion."""
         if self.ssh.bastion is None or host.local or host.public_address:
             return False
-        return words.jump_parts(self.ssh.bastion)[1] not in addresses_of(host)
+        return words.jump_parts(self.ssh.bastion)[1] not in host.addresses
 
     def seen_from_head(self) -> DtoCluster:
         """Return the record as the head itself reads it: no ssh to itself, inner addresses."""
@@ -190,10 +190,6 @@ class DtoCluster(Part):
         whole = node.model_dump(mode="json")
         group = self.groups[node.group].model_dump(mode="json")
         return values | {key: whole[key] for key in INHERITED if whole[key] != group[key]}
-
-
-def addresses_of(host: Host) -> tuple[str, ...]:
-    return tuple(place for place in (host.address, host.public_address) if place)
 
 
 def parse_record(raw: Any, where: str) -> DtoCluster:

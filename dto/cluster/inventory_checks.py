@@ -43,7 +43,7 @@ def _join(path: str, key: Any) -> str:
 
 
 def filled(raw: Any) -> Any:
-    """Give each node what it does not say itself: its group, that group's gpus, the head's place."""
+    """Give each node what it does not say: its group, the group's gpus, the head's place."""
     if not isinstance(raw, dict) or not isinstance(raw.get("nodes"), list | tuple):
         return raw
     groups = raw.get("node_groups")
@@ -132,7 +132,8 @@ def _twice(kind: str, what: str, values: Iterable[tuple[str, str]]) -> Iterator[
 def _unreachable(record: DtoCluster) -> Iterator[str]:
     others = [node for node in record.nodes if node.name != record.head.name]
     if others and words.is_loopback(record.head.address):
-        yield f"head.address: the nodes cannot reach {record.head.address!r}; write its network address"
+        loop = record.head.address
+        yield f"head.address: the nodes cannot reach {loop!r}; write its address in the network"
     for i, node in enumerate(record.nodes):
         if node in others and words.is_loopback(node.address):
             yield f"nodes[{i}].address: {node.address!r} is every machine's own address"

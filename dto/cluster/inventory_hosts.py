@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from dto.cluster import words
+from dto.cluster import keys, words
 from dto.config.spec import Count, Line
 
 Provider = Literal["metal", "aws", "nebius", "local"]
@@ -17,8 +17,8 @@ Address = Annotated[Line, AfterValidator(words.address)]
 Jump = Annotated[Line, AfterValidator(words.jump)]
 Word = Annotated[Line, AfterValidator(words.plain_word)]
 Device = Annotated[Line, AfterValidator(words.device)]
-HostKey = Annotated[Line, AfterValidator(words.host_key)]
-UserKey = Annotated[Line, AfterValidator(words.user_key)]
+HostKey = Annotated[Line, AfterValidator(keys.host_key)]
+UserKey = Annotated[Line, AfterValidator(keys.user_key)]
 Command = Annotated[Line, AfterValidator(words.power_command)]
 Dollars = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 
@@ -55,6 +55,11 @@ class Host(Part):
     """It is the machine that we run on: no ssh."""
     instance_id: Word | None = None
     hourly_usd: Dollars | None = None
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Every address it answers to, the cluster's own first."""
+        return tuple(dict.fromkeys(a for a in (self.address, self.public_address) if a))
 
 
 class Node(Host):

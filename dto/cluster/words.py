@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import ipaddress
 import re
 import string
-import struct
 from typing import Any
 
 from dto.config.durations import parse_time_limit
@@ -29,17 +26,6 @@ _SOURCES = {
     "efs": "fs-0123456789abcdef0",
     "fsx-lustre": "fs-0123456789abcdef0.fsx.eu-north-1.amazonaws.com@tcp:/abcdefgh",
     "virtiofs": "the filesystem's mount tag",
-}
-_HOST_KEY_TYPES = {
-    "ssh-ed25519",
-    "ssh-rsa",
-    "ecdsa-sha2-nistp256",
-    "ecdsa-sha2-nistp384",
-    "ecdsa-sha2-nistp521",
-}
-_USER_KEY_TYPES = _HOST_KEY_TYPES | {
-    "sk-ssh-ed25519@openssh.com",
-    "sk-ecdsa-sha2-nistp256@openssh.com",
 }
 POWER_FIELDS = ("name", "address", "instance_id", "group")
 
@@ -211,48 +197,6 @@ def uid(value: int) -> int:
     if 61184 <= value <= 65535 or value > 2_000_000_000:
         raise ValueError(f"{value} is kept for the system; take one from 1000 to 60000")
     return value
-
-
-def host_key(value: str) -> str:
-    """`type base64` as ssh-keyscan prints it after the address; a comment is dropped."""
-    words = value.split()
-    if len(words) < 2 or not _is_key(words[0], words[1], _HOST_KEY_TYPES):
-        raise ValueError(
-            f"{value[:40]!r} is not a host key; write `type base64`, as in "
-            "/etc/ssh/ssh_host_ed25519_key.pub"
-        )
-    return f"{words[0]} {words[1]}"
-
-
-def user_key(value: str) -> str:
-    """A line of authorized_keys; options in front are kept."""
-    words = value.split()
-    pairs = zip(words, words[1:], strict=False)
-    if not any(_is_key(kind, blob, _USER_KEY_TYPES) for kind, blob in pairs):
-        raise ValueError(
-            f"{value[:40]!r} is not a public key; write the line of a .pub file: `ssh-ed25519 AAAA…`"
-        )
-    return value.strip()
-
-
-def _is_key(kind: str, blob: str, kinds: set[str]) -> bool:
-    """Whether the base64 names the same type inside: a key cut short or mixed up does not."""
-    if kind not in kinds:
-        return False
-    try:
-        raw = base64.b64decode(blob, validate=True)
-    except (binascii.Error, ValueError):
-        return False
-    parts = 0
-    while raw:
-        if len(raw) < 4 or len(raw) < 4 + struct.unpack(">I", raw[:4])[0]:
-            return False
-        length = struct.unpack(">I", raw[:4])[0]
-        if parts == 0 and raw[4 : 4 + length] != kind.encode():
-            return False
-        raw = raw[4 + length :]
-        parts += 1
-    return parts >= 2
 
 
 def source(value: str) -> str:
