@@ -124,7 +124,8 @@ class Host:
 
     def kill(self) -> None:
         """As if its power failed: nothing on it gets a moment more."""
-        keepers = [pid for pid, argv in _processes("sh") if str(self.root) in argv]
+        starters = [*_processes("sh"), *_processes("setsid")]
+        keepers = [pid for pid, argv in starters if str(self.root) in argv]
         gone = [pid for pid in (*keepers, self.leader(), self.manager()) if pid is not None]
         for pid in gone:
             with contextlib.suppress(ProcessLookupError):

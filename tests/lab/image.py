@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import platform
 import pwd
 import shutil
 import subprocess
@@ -48,17 +49,23 @@ class Release:
         distribution = "debian" if name in ("bookworm", "trixie") else "ubuntu"
         components = "main" if distribution == "debian" else "main universe"
         signed = f"[signed-by={KEYRING.format(distribution)}]"
-        sites = _own_sites(name) or [(MIRRORS[distribution], name)]
+        sites = _own_sites(distribution, name) or [(MIRRORS[distribution], name)]
         lines = [f"deb {signed} {site} {suite} {components}" for site, suite in sites]
         return cls(distribution, name, tuple(lines))
 
 
-def _own_sites(release: str) -> list[tuple[str, str]]:
-    """Where this machine gets packages of that release from, as (mirror, suite)."""
+def _own_sites(distribution: str, release: str) -> list[tuple[str, str]]:
+    """This machine's mirrors, as (mirror, suite), where it runs that distribution itself."""
+    own = platform.freedesktop_os_release()
+    if own.get("ID") != distribution:
+        return []
+    name = own.get("VERSION_CODENAME", "")
     done = run("apt-get", "indextargets", "--format", "$(SITE) $(RELEASE)", "Created-By: Packages",
                check=False)  # fmt: skip
     found = [tuple(line.split()) for line in done.stdout.splitlines()]
-    sites = [(t[0], t[1]) for t in found if len(t) == 2 and t[1].split("-")[0] == release]
+    sites = [(t[0], t[1]) for t in found if len(t) == 2 and t[1].split("-")[0] == name]
+    if release != name:
+        sites = [(site, release) for site, suite in sites if suite == name]
     return list(dict.fromkeys(sites))
 
 

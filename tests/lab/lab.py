@@ -7,14 +7,16 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 from tests.lab import image, network
 from tests.lab.commands import LabError, run, wait_until
 from tests.lab.hosts import Host
 from tests.lab.network import Network
+from tests.lab.wheels import wheel_folder
 
 ROOT = Path("/var/lib/dto-labs")
 
@@ -52,12 +54,7 @@ class Lab:
     ) -> None:  # fmt: skip
         """Make and boot bare hosts; each answers over ssh when this returns."""
         base = image.base(release)
-        wheel_folder = None
-        if wheels:
-            from tests.lab.wheels import wheel_folder as made
-
-            wheel_folder = made(release)
-        self._register(wheel_folder)
+        self._register(wheel_folder(release) if wheels else None)
         key = self.directory / "key"
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", self.name, "-f", str(key))
         (self.directory / "shared").mkdir(mode=0o755)
@@ -90,17 +87,23 @@ class Lab:
             subnet = self.network.subnet or network.free_subnet([s for s in others if s])
             self.network = Network(self.tag, subnet)
             self.directory.mkdir(mode=0o700)
-            self._save({"subnet": subnet, "hosts": {}, "wheels": str(wheels or "")})
+            self._save({"subnet": subnet, "hosts": {}, "wheels": str(wheels or ""),
+                        "creator": _identity(os.getpid())})  # fmt: skip
 
-    def _read(self) -> dict:
+    def _read(self) -> dict[str, Any]:
         if not self._record.is_file():
             raise LabError(f"there is no lab named {self.name}")
         return json.loads(self._record.read_text())
 
-    def _save(self, record: dict) -> None:
+    def _save(self, record: dict[str, Any]) -> None:
         partial = self._record.with_suffix(".partial")
         partial.write_text(json.dumps(record, indent=1))
         partial.replace(self._record)
+
+    @property
+    def wheels(self) -> Path | None:
+        """What every host sees as /wheels, where it was asked for."""
+        return Path(self._read()["wheels"]) if self._read()["wheels"] else None
 
     @property
     def hosts(self) -> list[str]:
@@ -237,9 +240,32 @@ class Lab:
             return Host(name, number, "", "", "", 0, "", self.directory / "hosts" / name, Path())
 
 
+Labs = Callable[..., AbstractContextManager[Lab]]
+"""`Lab.up`, called with a label in place of the name."""
+
+
 def names() -> list[str]:
     """The labs on this machine."""
     return sorted(path.name for path in ROOT.iterdir() if path.is_dir()) if ROOT.is_dir() else []
+
+
+def remove_orphans(prefix: str) -> None:
+    """Remove the labs of these names whose maker no longer lives."""
+    for name in names():
+        if name.startswith(prefix):
+            lab = Lab(name)
+            record = lab._record.read_text() if lab._record.is_file() else "{}"
+            creator = json.loads(record).get("creator", "0")
+            if _identity(int(creator.split()[0])) != creator:
+                lab.down()
+
+
+def _identity(pid: int) -> str:
+    """A pid and when it started: a pid alone could be somebody else's by now."""
+    try:
+        return f"{pid} {Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19]}"
+    except OSError:
+        return f"{pid} gone"
 
 
 def _unmount_below(directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""The wheels that hosts install from without a network: fetched and built once, in a host's image."""
+"""The wheels that hosts install from without a network: made once, in the hosts' own image."""
 
 from __future__ import annotations
 
