@@ -34,9 +34,16 @@ class Operator:
     wheel: Path | None = None
     tree: Path | None = None
     node_pyz: Path | None = None
+    record: Path | None = None
+    """The record as the head shall keep it (`seen_from_head`)."""
 
     def variables(self) -> dict[str, str]:
-        paths = {"wheel": self.wheel, "tree": self.tree, "node_pyz": self.node_pyz}
+        paths = {
+            "wheel": self.wheel,
+            "tree": self.tree,
+            "node_pyz": self.node_pyz,
+            "record": self.record,
+        }
         return {f"dto_{name}": str(path) for name, path in paths.items() if path is not None}
 
 
@@ -77,7 +84,6 @@ def cluster_variables(record: DtoCluster, operator: Operator) -> dict[str, Any]:
         ],
         "dto_monitoring": record.monitoring.model_dump(mode="json"),
         "dto_software": _software(record),
-        "dto_record_yaml": record.seen_from_head().to_yaml(),
         **operator.variables(),
     }
 
@@ -113,7 +119,7 @@ def _connection(record: DtoCluster, host: Host, operator: Operator) -> dict[str,
         "ansible_port": record.ssh.port,
         "ansible_user": record.ssh.user,
         "ansible_ssh_common_args": ssh_arguments(record, host, operator.known_hosts, key),
-        **({"ansible_ssh_private_key_file": key} if key else {}),
+        **({"ansible_ssh_private_key_file": key.replace("%", "%%")} if key else {}),
     }
 
 
@@ -126,7 +132,8 @@ def ssh_arguments(record: DtoCluster, host: Host, known_hosts: Path | None, key:
     if record.needs_bastion(host) and record.ssh.bastion:
         user, place, port = words.jump_parts(record.ssh.bastion)
         inner = _trust(known_hosts, key, percent="%%%%")
-        jump = ["ssh", *inner, *(("-i", key.replace("%", "%%")) if key else ())]
+        inner += ["-o", f'IdentityFile="{key.replace("%", "%%%%")}"'] if key else []
+        jump = ["ssh", *inner]
         jump += ["-p", str(port or 22), "-l", user or record.ssh.user, "-W", "[%h]:%p", place]
         options += ["-o", f"ProxyCommand={shlex.join(jump)}"]
     return shlex.join(options)

@@ -16,6 +16,7 @@ from dto.cluster.inventory_checks import (
     filled,
     plain_problems,
     secrets,
+    templates,
 )
 from dto.cluster.inventory_hosts import (
     Address,
@@ -198,7 +199,7 @@ def parse_record(raw: Any, where: str) -> DtoCluster:
     Raises:
         ConfigError: the first problem with the path of its key, and how many more there are.
     """
-    problems = secrets(raw)
+    problems = secrets(raw) or templates(raw)
     if not problems:
         try:
             return DtoCluster.model_validate(raw)

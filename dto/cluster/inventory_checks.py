@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dto.cluster.inventory import DtoCluster
 
 _PRIVATE = re.compile(r"-----BEGIN|PuTTY-User-Key-File|b3BlbnNzaC1rZXktdjE")
+_TEMPLATE = re.compile(r"\{\{|\{%|\{#")
 INHERITED = ("gpus", "gpu_type", "gpu_files", "features")
 """What a node has from its group unless it says otherwise."""
 _OF_THE_HEAD = ("public_address", "local", "instance_id", "hourly_usd")
@@ -33,6 +34,23 @@ def secrets(raw: Any, path: str = "") -> list[str]:
         return found + [p for key, value in raw.items() for p in secrets(value, _join(path, key))]
     if isinstance(raw, list | tuple):
         return [p for i, value in enumerate(raw) for p in secrets(value, f"{path}[{i}]")]
+    return []
+
+
+def templates(raw: Any, path: str = "") -> list[str]:
+    """Return where Ansible would take a text for a template of its own."""
+    if isinstance(raw, str):
+        mark = _TEMPLATE.search(raw)
+        return [f"{path}: {mark[0]!r} would be a template to Ansible"] if mark else []
+    if isinstance(raw, dict):
+        return [
+            problem
+            for key, value in raw.items()
+            if _join(path, key) != "power"  # the head runs these; Ansible never reads them
+            for problem in (*templates(str(key), path), *templates(value, _join(path, key)))
+        ]
+    if isinstance(raw, list | tuple):
+        return [p for i, value in enumerate(raw) for p in templates(value, f"{path}[{i}]")]
     return []
 
 
@@ -60,9 +78,11 @@ def _filled(node: dict[str, Any], groups: dict[Any, Any], head: Any) -> dict[str
     if isinstance(head, dict) and _place(head) == _place(said):
         said = {**{key: head[key] for key in _OF_THE_HEAD if head.get(key) is not None}, **said}
     if not said.get("group"):
+        said.pop("group", None)
         has_gpus = str(said.get("gpus", "0")).strip() not in ("", "0") or said.get("gpu_files")
-        said["group"] = next(iter(groups)) if len(groups) == 1 else "gpu" if has_gpus else "cpu"
-    group = groups.get(said["group"]) if isinstance(said["group"], str) else None
+        implied = next(iter(groups)) if len(groups) == 1 else "gpu" if has_gpus else "cpu"
+        said |= {"group": implied} if implied in groups or not groups else {}
+    group = groups.get(said["group"]) if isinstance(said.get("group"), str) else None
     if not isinstance(group, dict):
         return said
     given = {key: group[key] for key in INHERITED if group.get(key) is not None}
@@ -142,7 +162,9 @@ def _unreachable(record: DtoCluster) -> Iterator[str]:
 def _groups(record: DtoCluster) -> Iterator[str]:
     known = record.groups
     for i, node in enumerate(record.nodes):
-        if node.group not in known:
+        if not node.group:
+            yield f"nodes[{i}].group is missing; take one of: {', '.join(known)}"
+        elif node.group not in known:
             yield f"nodes[{i}].group: unknown group {node.group!r}{nearest(node.group, known)}"
     partitions = [(f"node_groups.{name}", g.partition or name) for name, g in known.items()]
     for path, name in partitions:

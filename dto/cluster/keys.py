@@ -98,7 +98,7 @@ def write_known_hosts(path: Path, record: DtoCluster) -> None:
     """Bring the cluster's own known_hosts file up to date; a reader never sees half of it."""
     kept = path.read_text("utf-8") if path.exists() else ""
     text = known_hosts(record, kept)
-    if text != kept:
+    if text != kept or not path.exists():
         write_atomic(path, text)
     os.chmod(path, 0o600)
 

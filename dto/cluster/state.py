@@ -43,6 +43,11 @@ class ClusterState:
         return self.folder / "record.yaml"
 
     @property
+    def head_record_path(self) -> Path:
+        """The same as the head shall keep it, for Ansible to copy there."""
+        return self.folder / "head-record.yaml"
+
+    @property
     def known_hosts(self) -> Path:
         return self.folder / "known_hosts"
 
@@ -78,12 +83,8 @@ class ClusterState:
         """Keep a record and its host keys; say whether the record changed."""
         self.create()
         keys.write_known_hosts(self.known_hosts, record)
-        text = record.to_yaml()
-        if self.record_path.exists() and self.record_path.read_text("utf-8") == text:
-            return False
-        write_atomic(self.record_path, text)
-        os.chmod(self.record_path, 0o600)
-        return True
+        _write(self.head_record_path, record.seen_from_head().to_yaml())
+        return _write(self.record_path, record.to_yaml())
 
     def remove_host(self, record: DtoCluster, name: str) -> DtoCluster:
         """Keep the record without a node, whose host keys are forgotten; return it."""
@@ -123,6 +124,15 @@ class ClusterState:
         what, pid, host, since = parts
         text = f"a {what} of cluster {self.name} is running: pid {pid} on {host} since {since}"
         return f"{text}; wait for it, or stop it first"
+
+
+def _write(path: Path, text: str) -> bool:
+    """Write a private file whole; say whether it was another before."""
+    if path.exists() and path.read_text("utf-8") == text:
+        return False
+    write_atomic(path, text)
+    os.chmod(path, 0o600)
+    return True
 
 
 @dataclass(frozen=True)

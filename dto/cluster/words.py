@@ -7,7 +7,7 @@ import re
 import string
 from typing import Any
 
-from dto.config.durations import parse_time_limit
+from dto.config.durations import parse_time_limit, slurm_time
 
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -150,9 +150,10 @@ def partition(value: str) -> str:
 
 
 def max_time(value: str) -> str:
-    if value.upper() not in {"UNLIMITED", "INFINITE"}:
-        parse_time_limit(value)
-    return value
+    """A time limit as dto and SLURM write it, in SLURM's own form."""
+    if value.upper() in {"UNLIMITED", "INFINITE"}:
+        return "UNLIMITED"
+    return slurm_time(parse_time_limit(value))
 
 
 def device(value: str) -> str:
