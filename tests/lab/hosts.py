@@ -9,7 +9,7 @@ import shutil
 import signal
 import stat
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,8 @@ RESTLESS = (
     "var/lib/dbus/", "etc/.updated", "var/.updated", "etc/.pwd.lock", "home/admin/.ansible",
     "root/.ansible", "home/admin/.cache", "var/lib/sudo", "var/lib/chrony/", "etc/mtab",
 )  # fmt: skip
+
+_Places = Sequence[tuple[Path, str]]  # here -> on the host
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Host:
         layers = f"lowerdir={self.base},upperdir={self.upper},workdir={self.directory / 'work'}"
         run("mount", "-t", "overlay", f"dto-lab-{self.machine}", "-o", layers, str(self.root))
 
-    def start(self, binds: Mapping[Path, str], read_only: Mapping[Path, str]) -> None:
+    def start(self, binds: _Places, read_only: _Places) -> None:
         """Boot; returns at once, `is_up` says when it answers."""
         if self.leader() is not None:
             return
@@ -101,8 +103,8 @@ class Host:
         argv = ["systemd-nspawn", "--quiet", "--register=no", "-D", str(self.root),
                 "-M", self.machine, f"--network-bridge={self.bridge}", "--resolv-conf=off",
                 "--timezone=off", "--link-journal=no",
-                *(f"--bind={outer}:{inner}" for outer, inner in binds.items()),
-                *(f"--bind-ro={outer}:{inner}" for outer, inner in read_only.items())]  # fmt: skip
+                *(f"--bind={outer}:{inner}" for outer, inner in binds),
+                *(f"--bind-ro={outer}:{inner}" for outer, inner in read_only)]  # fmt: skip
         if not Path("/run/systemd/system").is_dir():
             argv.append("--keep-unit")  # nobody here to make a unit
         with open(self.log, "ab") as log:

@@ -93,7 +93,8 @@ class Lab:
     def _read(self) -> dict[str, Any]:
         if not self._record.is_file():
             raise LabError(f"there is no lab named {self.name}")
-        return json.loads(self._record.read_text())
+        record: dict[str, Any] = json.loads(self._record.read_text())
+        return record
 
     def _save(self, record: dict[str, Any]) -> None:
         partial = self._record.with_suffix(".partial")
@@ -170,9 +171,9 @@ class Lab:
         return self.host(name).inside(*argv, timeout=timeout)
 
     def start(self, name: str, wait: bool = True) -> None:
-        wheels = self._read()["wheels"]
-        read_only = {Path(wheels): "/wheels"} if wheels else {}
-        self.host(name).start({self.shared: "/shared"}, read_only)
+        # Under the same name as here, too: a record names one folder for operator and hosts.
+        places = [(self.wheels, "/wheels"), (self.wheels, str(self.wheels))] if self.wheels else []
+        self.host(name).start([(self.shared, "/shared")], places)
         if wait:
             self.wait_for(name)
 

@@ -13,7 +13,10 @@ from tests.lab.commands import LabError, run
 
 _REPOSITORY = Path(__file__).parents[2]
 # Horovod's own needs, and what builds dto's wheel and a virtual environment.
-_MORE = ("cffi", "cloudpickle", "hatchling", "packaging", "pip", "psutil", "setuptools", "wheel")
+_MORE = (
+    "cffi", "cloudpickle", "editables", "hatchling", "packaging", "pip", "psutil", "setuptools",
+    "wheel",
+)  # fmt: skip
 
 # Runs as root inside an overlay on the base image, with this machine's network.
 _MAKE = """
@@ -40,8 +43,10 @@ PY
 
 
 def requirements() -> list[str]:
-    """What dto needs on a node, torch as it is here, so that the built Horovod fits it."""
-    needed = [line for line in importlib.metadata.requires("dto") or [] if "extra ==" not in line]
+    """What dto and its setup need on a host, with the torch that is here: Horovod fits that."""
+    listed = importlib.metadata.requires("dto") or []
+    wanted = [line.partition("; extra == ") for line in listed]
+    needed = [line for line, _, extra in wanted if extra.strip("\"'") in ("", "cluster")]
     pinned = [line for line in needed if not line.startswith("torch")]
     return [*pinned, f"torch=={importlib.metadata.version('torch')}", *_MORE]
 
