@@ -29,7 +29,7 @@ def unit_name(path: str, kind: str = "mount") -> str:
 
 
 def folder_archive(folder: str) -> str:
-    """Return a folder as tar.gz in base64: equal for equal files, owned by root, without leftovers."""
+    """Return a folder as tar.gz in base64: the same for the same files."""
     root = Path(folder)
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w") as archive:
@@ -74,10 +74,10 @@ def remarks(hostvars, name: str, rules: dict) -> list:
         return []
     found = []
     if (facts["release"]["id"], facts["release"]["version"]) == ("ubuntu", "22.04"):
-        found.append("Ubuntu 22.04 has Slurm 21.08: its nodes are static, a join restarts slurmctld")
+        found.append("Ubuntu 22.04 has Slurm 21.08: nodes are static, a join restarts slurmctld")
     others = {host: _facts(hostvars, host) for host in rules["hosts"] if host != name}
     same = [h for h, f in others.items() if f and f["machine_id"] == facts["machine_id"]]
-    if same and facts["machine_id"]:
+    if same and facts["machine_id"] and not facts["container"]:
         found.append(
             f"has the machine-id of {', '.join(sorted(same))} (cloned disks?): "
             "rm /etc/machine-id && systemd-machine-id-setup, then reboot"
@@ -189,11 +189,30 @@ def _against_head(facts: dict, head: dict, rules: dict) -> list:
     return found
 
 
+def missing_wheels(folder: str, found: list) -> list:
+    """Return the names of a folder's packages that are not among the files `found` elsewhere."""
+    there = {(os.path.basename(file["path"]), file["size"]) for file in found}
+    here = [path for path in sorted(Path(folder).iterdir()) if path.is_file()]
+    packages = [path for path in here if path.name.endswith((".whl", ".tar.gz"))]
+    return [path.name for path in packages if (path.name, path.stat().st_size) not in there]
+
+
+def build_host(hostvars, hosts: list, head: str) -> str:
+    """Return the first host whose GPU works, else the head."""
+    for host in hosts:
+        facts = _facts(hostvars, host)
+        if facts.get("pci_gpus") and facts.get("nvidia_driver"):
+            return str(host)
+    return head
+
+
 class FilterModule:
     def filters(self) -> dict:
         return {
             "dto_unit_name": unit_name,
             "dto_folder_archive": folder_archive,
+            "dto_missing_wheels": missing_wheels,
+            "dto_build_host": build_host,
             "dto_problems": problems,
             "dto_remarks": remarks,
         }

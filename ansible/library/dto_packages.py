@@ -1,4 +1,4 @@
-"""Installs Debian packages by apt-get: python3-apt is not needed, also not by --check on a bare host."""
+"""Installs Debian packages by apt-get alone, so that --check works on a bare host, too."""
 
 from __future__ import annotations
 

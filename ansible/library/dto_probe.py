@@ -37,7 +37,6 @@ EXAMPLES = """
 NVIDIA = "0x10de"
 AMAZON = "0x1d0f"
 EFA_DEVICES = ("0xefa0", "0xefa1", "0xefa2", "0xefa3")
-CONTAINERS = ("systemd-nspawn", "docker", "podman", "lxc", "lxc-libvirt", "openvz", "container-other")
 
 
 def read(path: str) -> str:

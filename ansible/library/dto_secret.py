@@ -22,7 +22,7 @@ options:
   content: {description: What it holds, in base64., type: str}
   random_bytes: {description: Make it here, of so many random bytes., type: int}
   once:
-    description: With O(random_bytes), a file that says it was made; while it is there, the secret stays.
+    description: With O(random_bytes), a file that says it was made; with it, the secret stays.
     type: path
   owner: {description: Its owner., type: str, default: root}
   group: {description: Its group., type: str, default: root}
