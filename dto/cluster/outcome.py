@@ -96,7 +96,7 @@ def _failure(event: Mapping[str, Any]) -> Failure:
         task=event["task"],
         role=event["role"],
         message=one_line(_words(event["result"])),
-        is_validate=file == _VALIDATE,
+        is_validate=event["role"] == "validate" or file == _VALIDATE,
     )
 
 

@@ -100,7 +100,7 @@ def _started(play: Play, log: IO[bytes]) -> Iterator[tuple[subprocess.Popen[byte
             env=_environment(play, writer),
             pass_fds=(writer, *play.keep_open),
             start_new_session=True,
-            preexec_fn=lambda: _end_with(parent),
+            preexec_fn=lambda: end_with_parent(parent),
         )
     except BaseException:
         os.close(reader)
@@ -114,7 +114,7 @@ def _started(play: Play, log: IO[bytes]) -> Iterator[tuple[subprocess.Popen[byte
         os.close(reader)
 
 
-def _end_with(parent: int) -> None:
+def end_with_parent(parent: int) -> None:
     """Have the kernel send us SIGTERM when `parent` ends, however it ends; Ansible passes it on."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:

@@ -1,0 +1,244 @@
+"""Runs the playbooks over hosts that were looked at, verifies, and says what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dto.cluster.ansible_inventory import Operator, write_inventory
+from dto.cluster.inventory import DtoCluster
+from dto.cluster.outcome import Outcome
+from dto.cluster.playbook import Play, data_folder, run_playbook
+from dto.cluster.preflight import Look
+from dto.cluster.progress import Progress
+from dto.cluster.session import Session
+from dto.cluster.sources import load_record
+from dto.cluster.state import HEAD_RECORD
+from dto.cluster.status import NodeStatus, ask
+from dto.cluster.summary import Facts, render_summary
+from dto.cluster.wheel import build_wheel, gather_tree, pack_node_programs
+from dto.errors import ClusterError, DtoError, PreflightError
+from dto.runs.files import write_atomic
+
+SUMMARY = "cluster_summary.txt"
+_COPY = 'cd && cat > .cluster_summary.partial && mv -f .cluster_summary.partial "$1"'
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a playbook is run."""
+
+    check: bool = False
+    verify: bool = True
+    verbose: bool = False
+
+
+def provision(
+    session: Session, found: Look, options: Options, keep_open: Sequence[int] = ()
+) -> None:
+    """Run site.yml on all hosts that answer; raises where not all of the cluster is there."""
+    terminal, record = session.terminal, session.record
+    progress = Progress(terminal.out)
+    names = [m.name for m in record.members if m.name not in found.unreachable]
+    limit = names if len(names) < len(record.members) else []
+    for name, reason in found.unreachable.items():
+        terminal.warn(f"{name} is left out: {reason}")
+    runner = Runner(session, options, progress, keep_open)
+    runner.prepare()
+    if session.record.provider == "local" and not options.check:
+        _make_shared_folder(session)
+    outcome = runner.run("site.yml", limit=limit)
+    left_out = {**found.unreachable, **outcome.unreachable}
+    problem = problem_of(outcome, session, record.head.name)
+    verified: list[str] = []
+    if problem is None and not options.check:
+        keep_record(session)
+        if options.verify and record.nodes:
+            verified, problem = runner.verify(limit)
+    facts = Facts(
+        changed=outcome.changed,
+        left_out=left_out,
+        states=states_of(session) if not options.check else {},
+        verified=verified,
+        seconds=progress.seconds(),
+        log=str(session.state.log_path) if not options.check else "",
+        is_check=options.check,
+    )
+    if problem is None or not isinstance(problem, PreflightError):
+        tell(session, facts)
+    if problem is not None:
+        raise problem
+    if left_out:
+        raise ClusterError(told_left_out(left_out))
+
+
+class Runner:
+    """Runs playbooks for one session: inventory and what is brought along are made once."""
+
+    def __init__(
+        self, session: Session, options: Options, progress: Progress, keep_open: Sequence[int] = ()
+    ) -> None:
+        self.session = session
+        self.options = options
+        self.progress = progress
+        self.keep_open = keep_open
+        self._is_saved = options.check
+
+    def prepare(self) -> None:
+        """Write the inventory, dto's wheel, its node programs, scripts and examples."""
+        state = self.session.state
+        self.progress.stage("prepare")
+        payload = state.folder / "payload"
+        payload.mkdir(parents=True, exist_ok=True)
+        sources = {name: data_folder(name) for name in ("scripts", "examples")}
+        operator = Operator(
+            known_hosts=state.known_hosts,
+            wheel=build_wheel(payload),
+            tree=gather_tree(payload, sources),
+            node_pyz=pack_node_programs(payload),
+        )
+        write_inventory(state.inventory_path, self.session.record, operator)
+
+    def run(
+        self,
+        playbook: str,
+        *,
+        limit: Sequence[str] = (),
+        variables: Mapping[str, Any] | None = None,
+        saves: bool = True,
+    ) -> Outcome:
+        """Run a playbook of ours; the record is kept once something can have changed."""
+        state = self.session.state
+        play = Play(
+            playbook=data_folder("ansible") / playbook,
+            inventory=state.inventory_path,
+            log=state.log_path,
+            limit=limit,
+            variables=variables or {},
+            check=self.options.check,
+            verbose=self.options.verbose,
+            keep_open=self.keep_open,
+        )
+        if not saves:
+            self._is_saved = True
+        outcome = run_playbook(play, self._on_event, self.progress.tick)
+        self.progress.close()
+        return outcome
+
+    def verify(self, limit: Sequence[str]) -> tuple[list[str], DtoError | None]:
+        """Run the acceptance test; what it measured, and what is wrong if anything is."""
+        outcome = self.run("playbooks/verify.yml", limit=limit)
+        return measured(outcome), problem_of(outcome, self.session, "")
+
+    def _on_event(self, event: Mapping[str, Any]) -> None:
+        if not self._is_saved and event["event"] == "task" and event["role"] != "validate":
+            self.session.state.save(self.session.record)
+            self._is_saved = True
+        self.progress.take(event)
+
+
+def measured(outcome: Outcome) -> list[str]:
+    """Return what a playbook said, each line once."""
+    lines: list[str] = []
+    for _, text in outcome.said:
+        parts = text if isinstance(text, list) else str(text).splitlines()
+        lines += [str(part) for part in parts if str(part).strip()]
+    return list(dict.fromkeys(lines))
+
+
+def problem_of(outcome: Outcome, session: Session, head: str) -> DtoError | None:
+    """Return the one line that says what failed, as the error with its exit code."""
+    failures = outcome.real_failures()
+    if not failures:
+        if head in outcome.unreachable:
+            return ClusterError(f"the head {head}: {outcome.unreachable[head]}")
+        return None
+    first = next((failure for failure in failures if failure.host == head), failures[0])
+    others = sorted({failure.host for failure in failures} - {first.host})
+    more = f" (and on {', '.join(others)})" if others else ""
+    if any(failure.is_validate for failure in failures):
+        told = "; ".join(f"{f.host}: {f.message}" for f in failures if f.is_validate)
+        return PreflightError(f"{told}; nothing was changed")
+    return DtoError(f"{first}{more}; the log is {session.state.log_path}")
+
+
+def told_left_out(left_out: Mapping[str, str]) -> str:
+    told = "; ".join(f"{name} ({reason})" for name, reason in sorted(left_out.items()))
+    return f"left out: {told}: run it again when they answer"
+
+
+def states_of(session: Session) -> dict[str, NodeStatus]:
+    """Return the nodes as the controller sees them; nothing where it cannot be asked."""
+    try:
+        with session.head() as host:
+            return {node.name: node for node in ask(host).nodes}
+    except ClusterError:
+        return {}
+
+
+def tell(session: Session, facts: Facts) -> None:
+    """Print the summary, and leave what lasts of it here and in the login user's home."""
+    session.terminal.say("\n" + render_summary(session.record, facts).rstrip("\n"))
+    if facts.is_check:
+        return
+    lasting = Facts(left_out=facts.left_out, states=facts.states, verified=facts.verified)
+    text = render_summary(session.record, lasting)
+    write_atomic(session.state.summary_path, text)
+    try:
+        with session.head() as host:
+            done = host.run(["sh", "-c", _COPY, "sh", SUMMARY], input=text)
+    except ClusterError as error:
+        session.terminal.warn(f"{SUMMARY} could not be left on the head: {error}")
+        return
+    if not done.is_ok:
+        session.terminal.warn(f"{SUMMARY} could not be left on the head: {done.err.strip()}")
+
+
+def keep_record(session: Session) -> None:
+    """Leave the record on the head, where commands on the head, and nodes that join, find it."""
+    text = session.record.seen_from_head().to_yaml()
+    with session.head() as host:
+        try:
+            if host.read(HEAD_RECORD).decode() == text:
+                return
+        except ClusterError:
+            pass  # it is not there yet
+        host.write(HEAD_RECORD, text, mode=0o644, sudo=True)
+
+
+def _make_shared_folder(session: Session) -> None:
+    """A cluster of one machine shares a folder with itself: somebody has to make it."""
+    path = session.record.shared.path
+    if session.record.shared.kind != "existing" or Path(path).is_dir():
+        return
+    with session.head() as host:
+        done = host.run(["install", "-d", "-m", "755", path], sudo=True)
+    if not done.is_ok:
+        raise DtoError(f"{path} could not be made: {done.err.strip()}")
+
+
+def record_on_head(session: Session) -> DtoCluster | None:
+    """Return the record as the head has it; None where it has none, or does not answer."""
+    fetched = session.state.folder / "record-of-head.yaml"
+    try:
+        with session.head() as host:
+            content = host.read(HEAD_RECORD)
+    except ClusterError:
+        return None
+    write_atomic(fetched, content.decode())
+    return load_record(fetched)
+
+
+def with_joined(session: Session) -> Session:
+    """Return the session with the nodes that have joined by themselves meanwhile."""
+    theirs = record_on_head(session)
+    record = session.record
+    if theirs is None or theirs.name != record.name:
+        return session
+    known = {place for member in record.members for place in (member.name, member.address)}
+    for node in theirs.nodes:
+        if node.name not in known and node.address not in known:
+            record = record.with_node(node)
+    return session.with_record(record)

@@ -1,0 +1,294 @@
+"""`cluster-setup.sh`: from addresses to a working cluster, or to one line that says why not."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dto.cluster import local, sources
+from dto.cluster.draft import Draft, draft_from_flags, draft_from_record, known_names
+from dto.cluster.inventory import DtoCluster
+from dto.cluster.preflight import Look, names_by_address
+from dto.cluster.provision import Options, provision, with_joined
+from dto.cluster.session import Reach, Session, Terminal, with_changes
+from dto.cluster.state import ClusterState, cluster_state, known_clusters
+from dto.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was typed: where the hosts are named, how they are reached, what they become."""
+
+    cluster_name: str | None = None
+    master_ip: str | None = None
+    worker_ips: str | None = None
+    total_gpus: int | None = None
+    inventory: str | None = None
+    from_terraform: str | None = None
+    local: bool = False
+    region: str | None = None
+    shared: str | None = None
+    shared_path: str | None = None
+    wheels: str | None = None
+    torch: str | None = None
+    no_horovod: bool = False
+    reach: Reach = field(default_factory=Reach)
+    options: Options = field(default_factory=Options)
+
+
+def setup(asked: Asked, terminal: Terminal, env: Mapping[str, str]) -> None:
+    """Make the cluster what was asked for; raises with the exit code where it is not all there."""
+    check(asked)
+    source = _read_source(asked)
+    name = _name(asked, source, env)
+    kept = cluster_state(name, env)
+    saved = kept.load()
+    with ExitStack() as stack:
+        state, descriptors = kept, []
+        if asked.options.check:  # a dry run leaves nothing here, either
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="dto-check-"))
+            state = ClusterState(name, Path(folder))
+            state.create()
+            if kept.known_hosts.exists():
+                state.known_hosts.write_bytes(kept.known_hosts.read_bytes())
+        else:
+            descriptors = [stack.enter_context(kept.lock("setup"))]
+        drafted, session, found = _look(asked, source, saved, state, terminal)
+        for note in drafted.notes:
+            terminal.say(note)
+        provision(session, found, asked.options, descriptors)
+
+
+def check(asked: Asked) -> None:
+    """Refuse what cannot be meant before any host is asked."""
+    asked.reach.check()
+    given = {
+        "--master-ip": asked.master_ip,
+        "--inventory": asked.inventory,
+        "--from-terraform": asked.from_terraform,
+        "--local": asked.local,
+    }
+    sources_given = [flag for flag, value in given.items() if value]
+    if len(sources_given) > 1:
+        raise UsageError(f"{' and '.join(sources_given)} name the hosts twice: leave one out")
+    of_flags = {
+        "--shared": asked.shared,
+        "--shared-path": asked.shared_path,
+        "--wheels": asked.wheels,
+        "--torch": asked.torch,
+        "--no-horovod": asked.no_horovod,
+        "--total-gpus": asked.total_gpus,
+        "--region": asked.region,
+    }
+    if asked.inventory or asked.from_terraform:
+        for flag, value in of_flags.items():
+            if value not in (None, False):
+                raise UsageError(f"{flag} and {sources_given[0]}: write it into the record instead")
+    if asked.worker_ips and not asked.master_ip:
+        raise UsageError("--worker-ips needs --master-ip: the nodes need a head")
+    if asked.wheels is not None and not Path(asked.wheels).expanduser().is_dir():
+        raise UsageError(f"--wheels {asked.wheels}: there is no such folder")
+    if asked.inventory is not None and not Path(asked.inventory).expanduser().is_file():
+        raise UsageError(f"--inventory {asked.inventory}: there is no such file")
+    even_gpus(asked)
+
+
+def even_gpus(asked: Asked) -> int | None:
+    """Return each node's part of --total-gpus."""
+    if asked.total_gpus is None:
+        return None
+    nodes = 1 if asked.local else len(sources.split_addresses(asked.worker_ips or ""))
+    if nodes == 0:
+        raise UsageError("--total-gpus needs --worker-ips: the GPUs are theirs")
+    if asked.total_gpus % nodes:
+        raise UsageError(
+            f"--total-gpus {asked.total_gpus} over {nodes} workers does not come out even: write"
+            " each node's gpus into a record and give that with --inventory"
+        )
+    return asked.total_gpus // nodes
+
+
+def _read_source(asked: Asked) -> DtoCluster | None:
+    if asked.inventory:
+        record = sources.load_record(Path(asked.inventory).expanduser())
+    elif asked.from_terraform:
+        record = sources.from_terraform(Path(asked.from_terraform).expanduser())
+    else:
+        return None
+    if asked.cluster_name not in (None, record.name):
+        raise UsageError(f"--cluster-name {asked.cluster_name}: the record calls it {record.name}")
+    return asked.reach.applied(record)
+
+
+def _name(asked: Asked, source: DtoCluster | None, env: Mapping[str, str]) -> str:
+    if source is not None:
+        return source.name
+    if asked.cluster_name:
+        name = asked.cluster_name
+    elif asked.local:
+        name = "local"
+    elif asked.master_ip:
+        raise UsageError("--cluster-name is missing: call the cluster something")
+    else:
+        known = known_clusters(env)
+        if len(known) != 1:
+            raise UsageError(_NO_HOSTS)
+        name = known[0]
+    if not (asked.master_ip or asked.local) and name not in known_clusters(env):
+        raise UsageError(_NO_HOSTS)
+    return name
+
+
+_NO_HOSTS = (
+    "say which hosts: --master-ip IP --worker-ips 'IP IP', --inventory FILE, --from-terraform DIR"
+    " or --local"
+)
+
+
+def _look(
+    asked: Asked,
+    source: DtoCluster | None,
+    saved: DtoCluster | None,
+    state: ClusterState,
+    terminal: Terminal,
+) -> tuple[Draft, Session, Look]:
+    """Draft the record, look at its hosts, and draft it again with what they say of themselves."""
+    drafted = _own(_draft(asked, source, saved, Look(), {}))
+    session = Session(state, drafted.record, terminal)
+    accepts = asked.reach.accept_new_host_keys
+    session, found = session.look(accepts=accepts)
+    joined = with_joined(session)
+    if len(joined.record.nodes) > len(session.record.nodes):
+        session, found = joined.look(accepts=accepts)
+    if not asked.master_ip:
+        return drafted, session, found
+    known = known_names(saved)
+    strangers = [m for m in drafted.record.members if m.address not in known]
+    own_names = names_by_address(strangers, found)
+    final = _own(_draft(asked, source, saved, found, own_names, drafted.record))
+    record = final.record.with_host_keys(session.record.host_keys)
+    for node in joined.record.nodes[len(drafted.record.nodes) :]:
+        record = record.with_node(node)
+    final = Draft(record, final.notes, final.gone)
+    return final, session.with_record(final.record), _renamed(found, session.record, record)
+
+
+def _draft(
+    asked: Asked,
+    source: DtoCluster | None,
+    saved: DtoCluster | None,
+    found: Look,
+    own_names: Mapping[str, str],
+    first: DtoCluster | None = None,
+) -> Draft:
+    if source is not None:
+        return draft_from_record(saved, source)
+    more = _more(asked)
+    if asked.local:
+        here = local.probe_here()
+        each = even_gpus(asked)
+        gpus = each if each is not None else (here.gpus or None) if saved is None else None
+        address = saved.head.address if saved else local.address_towards()
+        name = asked.cluster_name or "local"
+        values = sources.local_values(name, here.hostname, address, gpus=gpus, more=more)
+        return draft_from_flags(saved, values)
+    if not asked.master_ip:
+        assert saved is not None
+        return Draft(asked.reach.applied(with_changes(saved, more) if more else saved))
+    workers = sources.split_addresses(asked.worker_ips or "")
+    if first is not None:
+        workers = [place for place in workers if _is_there(place, first, found, saved)]
+    reach = asked.reach
+    values = sources.flag_values(
+        str(asked.cluster_name),
+        asked.master_ip,
+        workers,
+        names={**own_names, **known_names(saved)},
+        gpus=_gpus(asked, workers, saved, first, found),
+        user=reach.user,
+        port=reach.port,
+        key=reach.private_key,
+        bastion=reach.bastion,
+        more=more,
+    )
+    return draft_from_flags(saved, values)
+
+
+def _is_there(place: str, first: DtoCluster, found: Look, saved: DtoCluster | None) -> bool:
+    """A new host that does not answer is left out of the record, too: it has no name yet."""
+    return place in known_names(saved) or first.node(place).name in found.probes
+
+
+def _gpus(
+    asked: Asked,
+    workers: list[str],
+    saved: DtoCluster | None,
+    first: DtoCluster | None,
+    found: Look,
+) -> dict[str, int]:
+    each = even_gpus(asked)
+    if each is not None:
+        return dict.fromkeys(workers, each)
+    if first is None:
+        return {}
+    new = [place for place in workers if place not in known_names(saved)]
+    counted = {place: found.probes[first.node(place).name].gpus for place in new}
+    return {place: count for place, count in counted.items() if count}
+
+
+def _renamed(found: Look, first: DtoCluster, final: DtoCluster) -> Look:
+    """Return what was found, by the names that the hosts have in the end."""
+    names = {member.address: member.name for member in final.members}
+    by_old = {m.name: names.get(m.address, m.address) for m in first.members}
+    return Look(
+        probes={by_old[old]: probe for old, probe in found.probes.items()},
+        unreachable={by_old[old]: reason for old, reason in found.unreachable.items()},
+    )
+
+
+def _more(asked: Asked) -> dict[str, Any]:
+    more: dict[str, Any] = {}
+    if asked.region:
+        more["region"] = asked.region
+    shared: dict[str, Any] = {}
+    if asked.shared:
+        kind, _, where = asked.shared.partition(":")
+        shared = {"kind": kind, **({"source": where} if where else {})}
+    if asked.shared_path:
+        shared["path"] = asked.shared_path
+        if asked.local:
+            shared.setdefault("kind", "existing")
+    if shared:
+        more["shared"] = shared
+    software: dict[str, Any] = {}
+    if asked.wheels:
+        software["wheels"] = str(Path(asked.wheels).expanduser().absolute())
+    if asked.torch:
+        software["torch"] = asked.torch
+    if asked.no_horovod:
+        software["horovod"] = False
+    if software:
+        more["software"] = software
+    return more
+
+
+def _own(drafted: Draft) -> Draft:
+    """Mark the host that is this very machine: it needs no ssh to itself."""
+    record = drafted.record
+    mine = [
+        member
+        for member in record.members
+        if not record.needs_bastion(member) and local.owns(record.ssh_address(member))
+    ]
+    if not mine or any(member.local for member in record.members):
+        return drafted
+    raw = record.to_json()
+    for host in (raw["head"], *raw.get("nodes", ())):
+        if host["name"] == mine[0].name:
+            host["local"] = True
+    changed = with_changes(record, {"head": raw["head"], "nodes": raw.get("nodes", [])})
+    return Draft(changed, drafted.notes, drafted.gone)

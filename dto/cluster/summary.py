@@ -1,0 +1,113 @@
+"""What a setup came to, as text: on the terminal, and in cluster_summary.txt."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from dto.cluster.inventory import DtoCluster
+from dto.cluster.inventory_hosts import Host
+from dto.cluster.status import NodeStatus
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is told of a run beside the record itself."""
+
+    changed: Mapping[str, int] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    states: Mapping[str, NodeStatus] = field(default_factory=dict)
+    verified: Sequence[str] = ()
+    seconds: float | None = None
+    log: str = ""
+    is_check: bool = False
+
+
+def render_summary(record: DtoCluster, facts: Facts) -> str:
+    """Return the summary; without `changed` and `seconds` it is the same until the cluster is."""
+    parts = [_head(record), _table(record, facts)]
+    if facts.left_out:
+        lines = [f"  {name}: {reason}" for name, reason in sorted(facts.left_out.items())]
+        parts.append("\n".join(["left out (run it again when they answer)", *lines]))
+    if facts.verified:
+        parts.append("\n".join(["verified", *(f"  {line}" for line in facts.verified)]))
+    if facts.seconds is not None:
+        log = f"; the log is {facts.log}" if facts.log else ""
+        verb = "checked, without changing anything," if facts.is_check else "done"
+        parts.append(f"{verb} in {duration(facts.seconds)}{log}")
+    if not facts.is_check:
+        parts.append("next\n" + "\n".join(f"  {line}" for line in next_commands(record)))
+    return "\n\n".join(parts) + "\n"
+
+
+def _head(record: DtoCluster) -> str:
+    partitions = ", ".join(f"{p.name}{'*' if p.default else ''}" for p in record.partitions())
+    count = len(record.nodes)
+    rows = [
+        ("cluster", f"{record.name} ({count} node{'' if count == 1 else 's'})"),
+        ("head", f"{record.head.name} ({record.ssh_address(record.head)})"),
+        ("partitions", partitions),
+        ("shared", f"{record.shared.path} ({_shared_source(record)})"),
+    ]
+    return "\n".join(f"{name:11} {value}" for name, value in rows)
+
+
+def _shared_source(record: DtoCluster) -> str:
+    if record.shared.source:
+        return f"{record.shared.kind}: {record.shared.source}"
+    return "nfs, served by the head" if record.shared.kind == "nfs" else record.shared.kind
+
+
+def _table(record: DtoCluster, facts: Facts) -> str:
+    rows = [_row(record, host, facts) for host in record.members]
+    return "\n".join(columns([("host", "address", "role", "gpus", "state", ""), *rows]))
+
+
+def _row(record: DtoCluster, host: Host, facts: Facts) -> tuple[str, ...]:
+    node = next((node for node in record.nodes if node.name == host.name), None)
+    is_head = host.name == record.head.name
+    role = "head, node" if is_head and node else "head" if is_head else node.group if node else ""
+    gpus = f"{node.gpus} x {node.gpu_type}" if node and node.gpus else "-"
+    changed = facts.changed.get(host.name)
+    counted = "" if changed is None else f"changed={changed}"
+    return (host.name, host.address, role, gpus, _state(host, node is not None, facts), counted)
+
+
+def _state(host: Host, is_node: bool, facts: Facts) -> str:
+    if host.name in facts.left_out:
+        return "left out"
+    if not is_node:
+        return "-"
+    status = facts.states.get(host.name)
+    if status is None:
+        return "-" if facts.is_check else "unknown"
+    return f"{status.state} ({status.reason})" if status.reason else status.state
+
+
+def next_commands(record: DtoCluster) -> list[str]:
+    """Return what to type next: log in, and train on two nodes."""
+    ready = min(2, max(1, len(record.nodes)))
+    train = f"cd ~/dto && scripts/submit_job.sh -N {ready} examples/simple_net.py"
+    if record.head.local:
+        return [train]
+    words = ["ssh"]
+    words += ["-i", record.ssh.key] if record.ssh.key else []
+    words += ["-p", str(record.ssh.port)] if record.ssh.port != 22 else []
+    if record.ssh.bastion and record.needs_bastion(record.head):
+        words += ["-J", record.ssh.bastion]
+    return [shlex.join([*words, f"{record.ssh.user}@{record.ssh_address(record.head)}"]), train]
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Line rows up."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
