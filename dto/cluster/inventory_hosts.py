@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from dto.cluster import keys, words
 from dto.config.spec import Count, Line
@@ -20,6 +20,7 @@ Device = Annotated[Line, AfterValidator(words.device)]
 HostKey = Annotated[Line, AfterValidator(keys.host_key)]
 UserKey = Annotated[Line, AfterValidator(keys.user_key)]
 Command = Annotated[Line, AfterValidator(words.power_command)]
+Setting = Annotated[str, BeforeValidator(words.number_text)]
 Dollars = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 
 
@@ -140,7 +141,7 @@ class Slurm(Part):
     accounting: bool = False
     proctrack: Literal["cgroup", "linuxproc", "pgid"] = "cgroup"
     task_plugin: Annotated[Line, AfterValidator(words.task_plugin)] = "cgroup,affinity"
-    settings: Annotated[dict[str, str], AfterValidator(words.slurm_settings)] = Field(
+    settings: Annotated[dict[str, Setting], AfterValidator(words.slurm_settings)] = Field(
         default_factory=dict
     )
 

@@ -240,6 +240,11 @@ def task_plugin(value: str) -> str:
     return ",".join(names)
 
 
+def number_text(value: Any) -> Any:
+    """Let JSON say 90 where slurm.conf has text."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 def slurm_settings(settings: dict[str, str]) -> dict[str, str]:
     seen: dict[str, str] = {}
     for key, value in settings.items():

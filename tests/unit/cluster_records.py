@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import base64
+import os
+import shutil
 import struct
 from typing import Any
+
+import pytest
 
 from dto.cluster.inventory import DtoCluster, parse_record
 
@@ -29,3 +33,9 @@ def small(**more: Any) -> dict[str, Any]:
 
 def record(**more: Any) -> DtoCluster:
     return parse_record(small(**more), "test")
+
+
+def needs(program: str) -> pytest.MarkDecorator:
+    """Skip where a program is missing; CI has them all, so there the test fails instead."""
+    is_missing = shutil.which(program) is None and os.environ.get("CI") != "true"
+    return pytest.mark.skipif(is_missing, reason=f"needs {program}")

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from dto.cluster.keys import fingerprint, forget_hosts, known_hosts, write_known_hosts
-from tests.unit.cluster_records import public_key, record, small
-
-needs_keygen = pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="needs ssh-keygen")
+from tests.unit.cluster_records import needs, public_key, record, small
 
 
 def keygen(*arguments: str) -> str:
@@ -19,7 +16,7 @@ def keygen(*arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, timeout=30).stdout
 
 
-@needs_keygen
+@needs("ssh-keygen")
 @pytest.mark.parametrize("kind", ["ed25519", "rsa", "ecdsa"])
 def test_real_keys_are_taken_and_shown_as_ssh_shows_them(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "key"

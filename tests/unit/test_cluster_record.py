@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from dto.cluster.inventory import Partition, parse_record
-from dto.cluster.inventory_hosts import Node
 from dto.cluster.sources import load_record
 from dto.errors import ConfigError
 from tests.unit.cluster_records import public_key, record, small
@@ -50,11 +49,14 @@ def test_the_example_loads_and_says_everything_it_shows() -> None:
     )
 
 
-def test_what_the_example_leaves_commented_out_would_be_taken() -> None:
-    lines = EXAMPLE.read_text().splitlines()
-    hidden = [line for line in lines if line.lstrip().startswith("# ") and ": " in line]
-    keys = {line.lstrip(" #").partition(":")[0] for line in hidden} - {"# "}
-    assert {"bastion", "public_address"} <= keys
+def test_what_the_example_leaves_commented_out_would_be_taken(tmp_path: Path) -> None:
+    text = EXAMPLE.read_text()
+    for key in ("bastion", "public_address"):
+        assert f"  # {key}: " in text
+        text = text.replace(f"  # {key}: ", f"  {key}: ")
+    (tmp_path / "cluster.yaml").write_text(text)
+    found = load_record(tmp_path / "cluster.yaml")
+    assert found.ssh.bastion and found.head.public_address
 
 
 def test_a_record_without_groups_has_both_partitions_before_their_first_node() -> None:
@@ -101,6 +103,10 @@ def test_the_head_counts_once_where_it_takes_jobs_itself() -> None:
 def test_null_is_the_same_as_absent_as_terraform_writes_it() -> None:
     raw = small(bucket=None, ssh={"user": "ubuntu", "key": None}, users=None, power=None)
     assert parse_record(raw, "t") == record(ssh={"user": "ubuntu"})
+
+
+def test_a_number_is_a_setting_of_slurm_as_json_writes_it() -> None:
+    assert record(slurm={"settings": {"KillWait": 90}}).slurm.settings == {"KillWait": "90"}
 
 
 def test_yaml_texts_are_numbers_and_truths_where_they_should_be(tmp_path: Path) -> None:
@@ -276,42 +282,3 @@ def test_keys_keep_what_ssh_needs() -> None:
     )
     assert found.host_keys["10.0.0.2"] == (public_key(1), public_key(2, "ssh-rsa"))
     assert found.users[0].keys == (options,)
-
-
-def test_a_node_is_added_replaced_and_taken_away() -> None:
-    before = record(host_keys={"10.0.0.3": [public_key()], "10.0.0.2": [public_key(1)]})
-    more = before.with_node(Node(name="lab-003", address="10.0.0.4", gpus=1))
-    assert more.node("lab-003").group == "gpu" and more.node("10.0.0.4").name == "lab-003"
-    assert before.nodes == more.nodes[:2]
-    moved = more.with_node(Node(name="lab-002", address="10.0.0.9"))
-    assert [node.address for node in moved.nodes] == ["10.0.0.2", "10.0.0.9", "10.0.0.4"]
-    less = before.without_node("lab-002")
-    assert [node.name for node in less.nodes] == ["lab-001"]
-    assert list(less.host_keys) == ["10.0.0.2"]
-    with pytest.raises(
-        ConfigError, match="no node 'lab-009' in cluster lab; its nodes are: lab-001"
-    ):
-        before.without_node("lab-009")
-    with pytest.raises(ConfigError, match=r"nodes\[2\].address: '10.0.0.2' is given twice"):
-        before.with_node(Node(name="lab-003", address="10.0.0.2"))
-
-
-def test_the_head_reaches_the_nodes_by_their_inner_addresses() -> None:
-    raw = small(ssh={"key": "/k", "bastion": "gate", "user": "ubuntu"})
-    raw["head"]["public_address"] = "198.51.100.7"
-    raw["nodes"][0]["public_address"] = "198.51.100.8"
-    found = parse_record(raw, "t")
-    assert [found.ssh_address(host) for host in found.members] == [
-        "198.51.100.7",
-        "198.51.100.8",
-        "10.0.0.3",
-    ]
-    assert [found.needs_bastion(host) for host in found.members] == [False, False, True]
-    inside = found.seen_from_head()
-    assert inside.head.local and not any(node.local for node in inside.nodes)
-    assert [inside.ssh_address(host) for host in inside.members] == [
-        "10.0.0.1",
-        "10.0.0.2",
-        "10.0.0.3",
-    ]
-    assert (inside.ssh.key, inside.ssh.bastion, inside.ssh.user) == (None, None, "ubuntu")

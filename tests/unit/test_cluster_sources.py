@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 from dto.cluster.inventory import parse_record
 from dto.cluster.sources import from_flags, from_terraform, load_record, local_record, next_name
 from dto.errors import ConfigError, UsageError
+from tests.unit.cluster_records import needs
 
 SMALL: dict[str, Any] = {
     "name": "lab",
@@ -181,7 +181,7 @@ def test_without_terraform_or_its_folder_the_message_says_which(
         from_terraform(tmp_path)
 
 
-@pytest.mark.skipif(shutil.which("terraform") is None, reason="needs terraform")
+@needs("terraform")
 def test_real_terraform_gives_the_record(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nothing was applied|No outputs|not"):
         from_terraform(tmp_path)
