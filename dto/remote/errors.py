@@ -10,8 +10,18 @@ def where(address: str, port: int) -> str:
     return address if port == 22 else f"[{address}]:{port}"
 
 
+def printable(text: str) -> str:
+    """One line that a terminal only shows: names, paths and a host's words may hold anything."""
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+    )
+
+
 class RemoteError(ClusterError):
     """A host could not be reached, would not let us in, or did not do as asked."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class Unreachable(RemoteError):
@@ -76,7 +86,7 @@ class KeyUnusable(AuthenticationRefused):
     def __init__(self, path: str, problem: str) -> None:
         RemoteError.__init__(self, f"the ssh key {path} {problem}")
         self.path, self.problem = path, problem
-        self.tried = ()
+        self.user, self.address, self.port, self.tried = "", "", 0, ()
 
 
 class TimedOut(RemoteError):

@@ -122,11 +122,12 @@ class Host(ABC):
         self._write_from(str(path), io.BytesIO(content), len(content), mode, timeout, sudo)
 
     def get(self, remote: str | Path, local: str | Path, *, timeout: float = _MOVE_SECONDS) -> None:
-        """Fetch a file; what lies at `local` is replaced as a whole, or stays as it was."""
+        """Fetch a file, for this user only: what lies at `local` is replaced as a whole or kept."""
         target = Path(local)
         partial = target.with_name(f".{target.name}.{secrets.token_hex(6)}.partial")
         try:
-            with partial.open("xb") as sink:
+            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as sink:
                 self._read_into(str(remote), sink, timeout, False)
             os.replace(partial, target)
         except OSError as error:
@@ -213,4 +214,3 @@ def brief(argv: Sequence[str]) -> str:
 
 def _text(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import socket
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,9 @@ from cryptography.exceptions import UnsupportedAlgorithm
 
 from dto.remote.errors import KeyUnusable
 from dto.remote.target import Endpoint
+
+_AGENT_SECONDS = 3.0
+_LIST_IDENTITIES = b"\0\0\0\1\x0b"  # length 1, SSH2_AGENTC_REQUEST_IDENTITIES
 
 
 @dataclass(frozen=True)
@@ -94,13 +98,26 @@ def _add(files: list[Candidate], found: Candidates, path: Path, *, is_given: boo
 
 
 def _agent_keys(found: Candidates) -> tuple[paramiko.AgentKey, ...]:
-    if not os.environ.get("SSH_AUTH_SOCK"):
+    path = os.environ.get("SSH_AUTH_SOCK")
+    if not path or not _does_answer(path):
         return ()
     try:
         found.agent = paramiko.Agent()
         return found.agent.get_keys()
-    except (paramiko.SSHException, OSError):  # it is gone, or it is none: then go on without it
+    except (paramiko.SSHException, OSError):  # it went away just now: go on without it
         return ()
+
+
+def _does_answer(agent: str) -> bool:
+    """A forwarded agent whose other end is gone takes connections and never answers."""
+    with socket.socket(socket.AF_UNIX) as stream:
+        try:
+            stream.settimeout(_AGENT_SECONDS)
+            stream.connect(agent)
+            stream.sendall(_LIST_IDENTITIES)
+            return len(stream.recv(1)) == 1
+        except OSError:
+            return False
 
 
 def _public_halves(endpoint: Endpoint) -> set[bytes]:

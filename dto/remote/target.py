@@ -116,9 +116,7 @@ def _known_hosts_files(folder: Path, settings: SSHConfigDict) -> list[Path]:
     common = settings.get("globalknownhostsfile", "/etc/ssh/ssh_known_hosts")
     names = shlex.split(mine) + shlex.split(common)
     home = str(Path.home())
-    return [
-        Path(name.replace("%d", home)).expanduser() for name in names if name.lower() != "none"
-    ]
+    return [Path(name.replace("%d", home)).expanduser() for name in names if name.lower() != "none"]
 
 
 def _lookup(file: Path, address: str) -> SSHConfigDict:
