@@ -51,7 +51,11 @@ def write_page(quick: bool) -> Path:
     parts = [f"# Benchmarks, {today}", f"`{command}` at commit `{commit()}` on {hardware()}."]
     for name in names():
         sentence, run = load(name)
-        parts += [f"## {name}", sentence, report.markdown(run(quick))]
+        try:
+            figures = report.markdown(run(quick))
+        except report.LeftOut as reason:
+            figures = f"Left out: {reason}."
+        parts += [f"## {name}", sentence, figures]
     page = _HERE / "results" / f"{today}.md"
     page.parent.mkdir(exist_ok=True)
     page.write_text("\n\n".join(parts) + "\n")
@@ -71,7 +75,11 @@ def main() -> int:
         for name in names():
             print(f"{name:<16} {load(name)[0]}")
     else:
-        measures = load(options.name)[1](options.quick)
+        try:
+            measures = load(options.name)[1](options.quick)
+        except report.LeftOut as reason:
+            print(f"error: {options.name} {reason}", file=sys.stderr)
+            return 5
         lines = [measure.to_json() for measure in measures]
         print("\n".join(lines) if options.json else report.table(measures))
     return 0

@@ -11,6 +11,10 @@ from dataclasses import dataclass
 _RESAMPLES = 2000
 
 
+class LeftOut(Exception):
+    """This machine cannot run a benchmark; the message says what it lacks."""
+
+
 @dataclass(frozen=True)
 class Measure:
     """One figure: `<benchmark>.<case>.<measure>`, with its spread and 95 % bounds."""
