@@ -148,12 +148,12 @@ def _resources(facts: dict, rules: dict) -> list:
         way = "ahead of" if facts["clock_skew"] > 0 else "behind"
         found.append(
             f"its clock is {abs(facts['clock_skew']):.0f} s {way} this machine's (allowed: "
-            f"{rules['max_clock_skew']}): set it, for example by `timedatectl set-ntp true`"
+            f"{rules["max_clock_skew"]:g}): set it, for example by `timedatectl set-ntp true`"
         )
     for folder, free in sorted(facts["free_bytes"].items()):
         if free < rules["min_free_gib"] * GIB:
             found.append(
-                f"{free / GIB:.1f} GiB are free under {folder}, {rules['min_free_gib']} are "
+                f"{free / GIB:.1f} GiB are free under {folder}, {rules["min_free_gib"]:g} are "
                 "needed: free some space there"
             )
     return found

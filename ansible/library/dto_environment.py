@@ -57,6 +57,7 @@ EXAMPLES = """
 """
 
 STAMP = ".complete"
+LAYERS = "dto-layers.pth"
 
 
 class Problem(Exception):
@@ -155,7 +156,7 @@ class Builder:
         self.run([self.params["python"], "-m", "venv", self.target], made)
         if self.params["layers"]:
             lines = [packages_of(layer) for layer in self.params["layers"]]
-            place = Path(packages_of(self.target)) / "dto-layers.pth"
+            place = Path(packages_of(self.target)) / LAYERS
             place.write_text("".join(f"{line}\n" for line in lines))
         if self.params["requirements"]:
             names = " ".join(os.path.basename(text) for text in self.params["requirements"])
@@ -182,24 +183,29 @@ def turn(link: str, target: str) -> None:
     os.replace(beside, link)
 
 
-def sweep(root: str, target: str, keep: int) -> None:
-    """Remove what was cut off, and all but the newest few."""
-    whole = []
+def remove_unfinished(root: str) -> None:
+    """Remove what was cut off; nobody builds here while we hold the lock."""
     for entry in os.scandir(root):
-        stamp = f"{entry.path}/{STAMP}"
-        if entry.path == target:
-            continue
-        if os.path.exists(stamp):
-            whole.append((os.stat(stamp).st_mtime, entry.path))
-        else:
+        if not os.path.exists(f"{entry.path}/{STAMP}"):
             shutil.rmtree(entry.path, ignore_errors=True)
-    for _, path in sorted(whole, reverse=True)[keep:]:
+
+
+def remove_old(root: str, target: str, keep: int, layers: list) -> None:
+    """Remove all environments but the newest few, and layers that none of these stands on."""
+    others = [entry.path for entry in os.scandir(root) if entry.path != target]
+    others.sort(key=lambda path: os.stat(f"{path}/{STAMP}").st_mtime, reverse=True)
+    for path in others[keep:]:
         shutil.rmtree(path, ignore_errors=True)
+    used = "".join(path.read_text() for path in Path(root).glob(f"*/lib/*/site-packages/{LAYERS}"))
+    for shelf in {os.path.dirname(layer) for layer in layers}:
+        for entry in os.scandir(shelf):
+            if f"{entry.path}/" not in used:
+                shutil.rmtree(entry.path, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def locked(root: str, seconds: int):
-    """Let one build go on at a time. The lock is on the head's own disk and ends with its process."""
+    """Let one build go on at a time; the lock is on a local disk and ends with its process."""
     name = hashlib.sha256(root.encode()).hexdigest()[:16]
     with open(f"/run/lock/dto-environment-{name}", "w") as file:
         until = time.monotonic() + seconds
@@ -248,9 +254,10 @@ def ensure(params: dict, is_check: bool) -> dict:
     with locked(params["root"], params["lock_seconds"]):
         if not os.path.exists(f"{target}/{STAMP}"):
             Builder(params, target).build()
+        remove_unfinished(params["root"])
         if link:
             turn(link, target)
-            sweep(params["root"], target, params["keep"])
+            remove_old(params["root"], target, params["keep"], params["layers"])
     return found
 
 

@@ -32,6 +32,7 @@ EXAMPLES = """
 
 LOCK = "/var/lib/dpkg/lock-frontend"
 LISTS = "/var/lib/apt/lists"
+SOURCES = "/etc/apt/sources.list.d"
 OPTIONS = (
     "-qq", "-y", "-o", "Dpkg::Options::=--force-confdef", "-o", "Dpkg::Options::=--force-confold",
     "-o", "Acquire::Retries=3", "-o", "Acquire::http::Timeout=30", "-o", "Dpkg::Use-Pty=0",
@@ -109,14 +110,16 @@ def repair(seconds: int) -> str:
     return ""
 
 
-def lists_age() -> float:
-    """Return the age of the newest package list; endless where there is none."""
-    newest = 0.0
-    with contextlib.suppress(OSError):
-        for entry in os.scandir(LISTS):
-            if entry.is_file() and ("_Packages" in entry.name or "_InRelease" in entry.name):
-                newest = max(newest, entry.stat().st_mtime, os.stat(LISTS).st_mtime)
-    return time.time() - newest if newest else float("inf")
+def lists_age(lists: str = LISTS, sources: str = SOURCES) -> float:
+    """Return the age of the package lists; endless where there are none, or a source is newer."""
+    try:
+        if not any("_Packages" in name or "_InRelease" in name for name in os.listdir(lists)):
+            return float("inf")
+        read = os.stat(lists).st_mtime
+        named = [os.stat(sources).st_mtime, *(f.stat().st_mtime for f in os.scandir(sources))]
+    except OSError:
+        return float("inf")
+    return time.time() - read if max(named) < read else float("inf")
 
 
 def install(names: list, recommends: bool, lock_seconds: int, fresh_seconds: int) -> str:
@@ -127,11 +130,18 @@ def install(names: list, recommends: bool, lock_seconds: int, fresh_seconds: int
     is_fresh = lists_age() < fresh_seconds
     done = run(argv) if is_fresh else None
     if done is None or done.returncode:
-        updated = run(["apt-get", *OPTIONS, *waiting, "update"])
+        wrong = update(lock_seconds)
         done = run(argv)
-        if done.returncode and updated.returncode:
-            return f"apt-get update: {complaint(updated.stdout)}"
+        if done.returncode and wrong:
+            return wrong
     return complaint(done.stdout) if done.returncode else ""
+
+
+def update(lock_seconds: int) -> str:
+    """Read the package lists; returns what went wrong, or nothing."""
+    argv = ["apt-get", *OPTIONS, "-o", f"DPkg::Lock::Timeout={lock_seconds}", "update"]
+    done = run(argv)
+    return f"apt-get update: {complaint(done.stdout)}" if done.returncode else ""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Gives a user a working folder with examples and a link to it; runs as that user, never as root."""
+"""Gives a user a working folder with examples and a link to it; runs as that user."""
 
 from __future__ import annotations
 

@@ -67,8 +67,8 @@ def cgroup_version(mounts: str) -> str:
 
 
 def pci(root: str = "/sys/bus/pci/devices") -> dict:
-    """Count NVIDIA's display controllers and Amazon's EFA cards."""
-    found = {"gpus": 0, "efa": 0}
+    """Count NVIDIA's display controllers and switches, and Amazon's EFA cards."""
+    found = {"gpus": 0, "nvswitches": 0, "efa": 0}
     with contextlib.suppress(OSError):
         for device in sorted(os.listdir(root)):
             vendor, kind, model = (
@@ -76,6 +76,8 @@ def pci(root: str = "/sys/bus/pci/devices") -> dict:
             )
             if vendor == NVIDIA and kind.startswith(("0x0300", "0x0302")):
                 found["gpus"] += 1
+            if vendor == NVIDIA and kind.startswith("0x0680"):
+                found["nvswitches"] += 1
             if vendor == AMAZON and model in EFA_DEVICES:
                 found["efa"] += 1
     return found
@@ -149,6 +151,7 @@ def memory_mib() -> int:
 
 
 def gather(address: str, sent_at: float, folders: list, users: list) -> dict:
+    cards = pci()
     return {
         "release": release(read("/etc/os-release")),
         "architecture": platform.machine(),
@@ -167,8 +170,9 @@ def gather(address: str, sent_at: float, folders: list, users: list) -> dict:
         "user_clashes": clashes(users),
         "cpus": len(os.sched_getaffinity(0)),
         "memory_mib": memory_mib(),
-        "pci_gpus": pci()["gpus"],
-        "efa": pci()["efa"],
+        "pci_gpus": cards["gpus"],
+        "nvswitches": cards["nvswitches"],
+        "efa": cards["efa"],
         "infiniband": infiniband(),
         "nvidia_driver": read("/proc/driver/nvidia/version").split("\n")[0],
         "has_sshd": os.path.exists("/usr/sbin/sshd"),
