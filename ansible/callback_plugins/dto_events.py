@@ -53,8 +53,10 @@ class CallbackModule(CallbackBase):
         found = result._result
         if found.get("changed"):
             self._tell("changed", host=result._host.get_name(), **_place(result._task))
-        if result._task.action in ("debug", "ansible.builtin.debug") and "msg" in found:
-            self._tell("said", host=result._host.get_name(), text=found["msg"])
+        if result._task.action in ("debug", "ansible.builtin.debug"):
+            for item in found.get("results") or [found]:
+                if isinstance(item, dict) and "msg" in item and not item.get("skipped"):
+                    self._tell("said", host=result._host.get_name(), text=str(item["msg"]))
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         if not ignore_errors:

@@ -23,7 +23,7 @@ from dto.cluster.provision import (
 )
 from dto.cluster.session import Reach, Session, Terminal, opened
 from dto.cluster.state import cluster_state
-from dto.cluster.summary import Facts, duration
+from dto.cluster.summary import Facts, duration, render_run
 from dto.errors import ClusterError, UsageError
 from dto.remote.local import LocalHost
 
@@ -138,9 +138,9 @@ def _join(session: Session, address: str, options: Options, lock: int) -> None:
         return
     keep_record(session)
     states = states_of(session)
-    facts = Facts(changed=outcome.changed, states=states, verified=measured(outcome),
-                  seconds=progress.seconds(), log=str(session.state.log_path))  # fmt: skip
-    tell(session, facts)
+    log = str(session.state.log_path)
+    session.terminal.say("\n" + render_run(outcome.changed, progress.seconds(), log, False))
+    tell(session, Facts(states=states, verified=measured(outcome)))
     state = states[node.name].state if node.name in states else "unknown"
     session.terminal.say(f"\n{node.name} joined in {duration(progress.seconds())}: {state}")
 
@@ -173,13 +173,12 @@ def _remove(session: Session, gone: Node, found: Look, options: Options, lock: i
     head = session.record.head.name
     if gone.name in found.unreachable:
         session.terminal.warn(f"{found.unreachable[gone.name]}: it is only taken off the head")
-    there = [gone.name] if gone.name in found.probes else []
     runner = Runner(session, options, Progress(session.terminal.out), [lock])
     runner.prepare()
     outcome = runner.run(
         "playbooks/remove-node.yml",
-        limit=[head, *there],
-        variables={"dto_node": gone.name},
+        limit=[head, gone.name],
+        variables={"dto_remove": gone.name},
         saves=False,
     )
     if problem := problem_of(outcome, session, head):

@@ -44,7 +44,7 @@ class Outcome:
     failures: list[Failure] = field(default_factory=list)
     unreachable: dict[str, str] = field(default_factory=dict)
     changed_tasks: dict[str, list[str]] = field(default_factory=dict)
-    said: list[tuple[str, Any]] = field(default_factory=list)
+    said: list[tuple[str, str]] = field(default_factory=list)
     hosts: dict[str, Counts] = field(default_factory=dict)
     return_code: int | None = None
 
@@ -133,5 +133,5 @@ def _last_line(text: str) -> str:
 def one_line(text: str) -> str:
     """Fold text into one line of bearable length, without colours and Ansible's own preamble."""
     plain = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
-    plain = re.sub(r"^Task failed: ", "", " ".join(plain.split()))
+    plain = re.sub(r"(^|: )Task failed: ", r"\1", " ".join(plain.split()))
     return plain if len(plain) <= _LONGEST else plain[: _LONGEST - 1] + "…"

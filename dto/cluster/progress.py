@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 
+_LEAST_SECONDS = 0.5
+
+
 class Progress:
     """Prints each stage (a role, or a play outside of roles) once it is over.
 
@@ -61,7 +64,9 @@ class Progress:
             start = "\r\033[K" if self._is_live else ""
             seconds = self._clock() - self._stage_began
             changes = f"  {self._changed} changed" if self._changed else ""
-            self._write(f"{start}  {self._stage:24} {seconds:5.0f} s{changes}\n")
+            is_worth_it = seconds >= _LEAST_SECONDS or self._changed
+            line = f"  {self._stage:24} {seconds:5.0f} s{changes}\n" if is_worth_it else ""
+            self._write(start + line)
         self._stage, self._stage_began = stage, self._clock()
         self._task, self._changed = "", 0
 

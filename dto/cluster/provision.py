@@ -17,12 +17,13 @@ from dto.cluster.session import Session
 from dto.cluster.sources import load_record
 from dto.cluster.state import HEAD_RECORD
 from dto.cluster.status import NodeStatus, ask
-from dto.cluster.summary import Facts, render_summary
+from dto.cluster.summary import Facts, render_run, render_summary
 from dto.cluster.wheel import build_wheel, gather_tree, pack_node_programs
 from dto.errors import ClusterError, DtoError, PreflightError
 from dto.runs.files import write_atomic
 
 SUMMARY = "cluster_summary.txt"
+_NOTE = "dto-note: "
 _COPY = 'cd && cat > .cluster_summary.partial && mv -f .cluster_summary.partial "$1"'
 
 
@@ -51,23 +52,21 @@ def provision(
         _make_shared_folder(session)
     outcome = runner.run("site.yml", limit=limit)
     left_out = {**found.unreachable, **outcome.unreachable}
+    for remark in remarks(outcome):
+        terminal.warn(remark)
     problem = problem_of(outcome, session, record.head.name)
     verified: list[str] = []
     if problem is None and not options.check:
         keep_record(session)
         if options.verify and record.nodes:
             verified, problem = runner.verify(limit)
-    facts = Facts(
-        changed=outcome.changed,
-        left_out=left_out,
-        states=states_of(session) if not options.check else {},
-        verified=verified,
-        seconds=progress.seconds(),
-        log=str(session.state.log_path) if not options.check else "",
-        is_check=options.check,
-    )
-    if problem is None or not isinstance(problem, PreflightError):
-        tell(session, facts)
+    if not isinstance(problem, PreflightError):
+        log = str(session.state.log_path)
+        run = render_run(outcome.changed, progress.seconds(), log, options.check)
+        terminal.say("\n" + run.rstrip("\n"))
+        head_failed = any(f.host == record.head.name for f in outcome.real_failures())
+        if not options.check and not head_failed:
+            tell(session, Facts(left_out, states_of(session), verified))
     if problem is not None:
         raise problem
     if left_out:
@@ -140,12 +139,14 @@ class Runner:
 
 
 def measured(outcome: Outcome) -> list[str]:
-    """Return what a playbook said, each line once."""
-    lines: list[str] = []
-    for _, text in outcome.said:
-        parts = text if isinstance(text, list) else str(text).splitlines()
-        lines += [str(part) for part in parts if str(part).strip()]
-    return list(dict.fromkeys(lines))
+    """Return what a playbook found and says to people, each line once."""
+    lines = (text.removeprefix(_NOTE) for _, text in outcome.said if text.startswith(_NOTE))
+    return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+
+
+def remarks(outcome: Outcome) -> list[str]:
+    """Return what is worth knowing of hosts, though it stops nothing."""
+    return list(dict.fromkeys(text for _, text in outcome.said if not text.startswith(_NOTE)))
 
 
 def problem_of(outcome: Outcome, session: Session, head: str) -> DtoError | None:
@@ -179,12 +180,9 @@ def states_of(session: Session) -> dict[str, NodeStatus]:
 
 
 def tell(session: Session, facts: Facts) -> None:
-    """Print the summary, and leave what lasts of it here and in the login user's home."""
-    session.terminal.say("\n" + render_summary(session.record, facts).rstrip("\n"))
-    if facts.is_check:
-        return
-    lasting = Facts(left_out=facts.left_out, states=facts.states, verified=facts.verified)
-    text = render_summary(session.record, lasting)
+    """Print the summary, and leave it here and in the login user's home on the head."""
+    text = render_summary(session.record, facts)
+    session.terminal.say("\n" + text.rstrip("\n"))
     write_atomic(session.state.summary_path, text)
     try:
         with session.head() as host:

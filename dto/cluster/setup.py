@@ -194,6 +194,7 @@ def _draft(
         gpus = each if each is not None else (here.gpus or None) if saved is None else None
         address = saved.head.address if saved else local.address_towards()
         name = asked.cluster_name or "local"
+        more["ssh"] = {"user": asked.reach.user or here.user}
         values = sources.local_values(name, here.hostname, address, gpus=gpus, more=more)
         return draft_from_flags(saved, values)
     if not asked.master_ip:

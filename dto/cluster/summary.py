@@ -13,31 +13,31 @@ from dto.cluster.status import NodeStatus
 
 @dataclass(frozen=True)
 class Facts:
-    """What is told of a run beside the record itself."""
+    """What is told of a cluster beside its record."""
 
-    changed: Mapping[str, int] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
     states: Mapping[str, NodeStatus] = field(default_factory=dict)
     verified: Sequence[str] = ()
-    seconds: float | None = None
-    log: str = ""
-    is_check: bool = False
+
+
+def render_run(changed: Mapping[str, int], seconds: float, log: str, is_check: bool) -> str:
+    """Return what one run did: the number of tasks that changed something on each host."""
+    rows = [(name, f"changed={count}") for name, count in changed.items()]
+    lines = columns([("host", "would change" if is_check else "changed"), *rows]) if rows else []
+    verb = "looked, and changed nothing," if is_check else "done"
+    told = "" if is_check else f"; the log is {log}"
+    return "\n".join([*lines, f"{verb} in {duration(seconds)}{told}"]) + "\n"
 
 
 def render_summary(record: DtoCluster, facts: Facts) -> str:
-    """Return the summary; without `changed` and `seconds` it is the same until the cluster is."""
+    """Return what the cluster is now, and what to type next."""
     parts = [_head(record), _table(record, facts)]
     if facts.left_out:
         lines = [f"  {name}: {reason}" for name, reason in sorted(facts.left_out.items())]
         parts.append("\n".join(["left out (run it again when they answer)", *lines]))
     if facts.verified:
         parts.append("\n".join(["verified", *(f"  {line}" for line in facts.verified)]))
-    if facts.seconds is not None:
-        log = f"; the log is {facts.log}" if facts.log else ""
-        verb = "checked, without changing anything," if facts.is_check else "done"
-        parts.append(f"{verb} in {duration(facts.seconds)}{log}")
-    if not facts.is_check:
-        parts.append("next\n" + "\n".join(f"  {line}" for line in next_commands(record)))
+    parts.append("next\n" + "\n".join(f"  {line}" for line in next_commands(record)))
     return "\n\n".join(parts) + "\n"
 
 
@@ -61,7 +61,7 @@ def _shared_source(record: DtoCluster) -> str:
 
 def _table(record: DtoCluster, facts: Facts) -> str:
     rows = [_row(record, host, facts) for host in record.members]
-    return "\n".join(columns([("host", "address", "role", "gpus", "state", ""), *rows]))
+    return "\n".join(columns([("host", "address", "role", "gpus", "state"), *rows]))
 
 
 def _row(record: DtoCluster, host: Host, facts: Facts) -> tuple[str, ...]:
@@ -69,9 +69,7 @@ def _row(record: DtoCluster, host: Host, facts: Facts) -> tuple[str, ...]:
     is_head = host.name == record.head.name
     role = "head, node" if is_head and node else "head" if is_head else node.group if node else ""
     gpus = f"{node.gpus} x {node.gpu_type}" if node and node.gpus else "-"
-    changed = facts.changed.get(host.name)
-    counted = "" if changed is None else f"changed={changed}"
-    return (host.name, host.address, role, gpus, _state(host, node is not None, facts), counted)
+    return (host.name, host.address, role, gpus, _state(host, node is not None, facts))
 
 
 def _state(host: Host, is_node: bool, facts: Facts) -> str:
@@ -81,7 +79,7 @@ def _state(host: Host, is_node: bool, facts: Facts) -> str:
         return "-"
     status = facts.states.get(host.name)
     if status is None:
-        return "-" if facts.is_check else "unknown"
+        return "unknown"
     return f"{status.state} ({status.reason})" if status.reason else status.state
 
 

@@ -49,7 +49,7 @@ def backup(
         raise UsageError(f"{file}: there is no folder {target.parent}")
     with opened(name, terminal, env, reach) as session, session.state.lock("backup") as lock:
         session, found = _head_alone(session, reach)
-        variables = {"dto_backup_file": str(target)}
+        variables = {"dto_archive": str(target)}
         _play(session, found, Options(), lock, "playbooks/backup.yml", variables)
     terminal.say(f"{target} holds the cluster's secrets: keep it as one")
 
@@ -71,7 +71,7 @@ def restore(
         if not yes and terminal.confirm(question) is False:
             raise ClusterError("nothing was changed")
         session, found = _whole(session, reach)
-        variables = {"dto_backup_file": str(source)}
+        variables = {"dto_archive": str(source)}
         _play(session, found, Options(), lock, "playbooks/restore.yml", variables)
 
 
