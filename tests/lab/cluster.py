@@ -130,8 +130,8 @@ class Cluster:
         """What the operator of `--role worker` types on that host: the way to the head."""
         key = self.lab.key.read_text()
         self.lab.ssh(host, "umask 077; mkdir -p ~/.ssh; cat > ~/.ssh/cluster-key", stdin=key)
-        known = f"cat >> ~/.ssh/known_hosts; cd; echo {LOGIN}"
-        self.lab.ssh(host, known, stdin=self.lab.known_hosts.read_text())
+        known = self.lab.known_hosts.read_text()
+        self.lab.ssh(host, "cat >> ~/.ssh/known_hosts", stdin=known)
         return ("--user", LOGIN, "--private-key", f"/home/{LOGIN}/.ssh/cluster-key")
 
     def _bring_checkout(self, host: str) -> None:

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from tests.lab.lab import Lab, Labs, remove_orphans
+from tests.lab.provisioned import joined, provisioned, unbroken
 
+__all__ = ["joined", "provisioned", "unbroken"]
 _HERE = Path(__file__).parent
 _SECONDS = 900
 

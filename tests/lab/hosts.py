@@ -23,7 +23,7 @@ RESTLESS = (
     "root/.ansible", "home/admin/.cache", "var/lib/sudo", "var/lib/chrony/", "etc/mtab",
 )  # fmt: skip
 
-_Places = Sequence[tuple[Path, str]]  # here -> on the host
+Places = Sequence[tuple[Path, str]]  # here -> on the host
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Host:
         layers = f"lowerdir={self.base},upperdir={self.upper},workdir={self.directory / 'work'}"
         run("mount", "-t", "overlay", f"dto-lab-{self.machine}", "-o", layers, str(self.root))
 
-    def start(self, binds: _Places, read_only: _Places) -> None:
+    def start(self, binds: Places, read_only: Places) -> None:
         """Boot; returns at once, `is_up` says when it answers."""
         if self.leader() is not None:
             return
@@ -115,9 +115,12 @@ class Host:
         wait_until(lambda: self.leader() is not None, f"{self.name} to start", timeout=30)
 
     def manager(self) -> int | None:
-        """The pid of this host's systemd-nspawn."""
-        return next((pid for pid, argv in _processes("systemd-nspawn") if str(self.root) in argv),
-                    None)  # fmt: skip
+        """The pid of this host's systemd-nspawn, or QEMU."""
+        return next(iter(self._processes("systemd-nspawn", "qemu-system-x86_64")), None)
+
+    def _processes(self, *programs: str) -> list[int]:
+        return [pid for pid, argv in _processes(programs)
+                if any(f"{self.directory}/" in word for word in argv)]  # fmt: skip
 
     def leader(self) -> int | None:
         """The pid, seen from outside, of what is PID 1 on the host."""
@@ -126,8 +129,7 @@ class Host:
 
     def kill(self) -> None:
         """As if its power failed: nothing on it gets a moment more."""
-        starters = [*_processes("sh"), *_processes("setsid")]
-        keepers = [pid for pid, argv in starters if str(self.root) in argv]
+        keepers = self._processes("sh", "setsid")
         gone = [pid for pid in (*keepers, self.leader(), self.manager()) if pid is not None]
         for pid in gone:
             with contextlib.suppress(ProcessLookupError):
@@ -213,12 +215,12 @@ def _fingerprint(path: Path) -> str:
     return f"{about.st_mode:o} {about.st_uid}:{about.st_gid} {content}"
 
 
-def _processes(program: str) -> Iterator[tuple[int, list[str]]]:
+def _processes(programs: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
                 argv = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
-                if os.path.basename(argv[0]) == program:
+                if os.path.basename(argv[0]) in programs:
                     yield int(entry.name), argv
 
 

@@ -10,7 +10,7 @@ import platform
 import pwd
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,45 +139,51 @@ def _remove_others(release: str) -> None:
 
 def _build(release: Release, path: Path) -> None:
     partial = path.with_name(path.name + ".partial")
-    options = [f"--aptopt={line.rstrip(';')}" for line in apt_settings()]
-    # mmdebstrap prepares and cleans as usual; apt's lists stay, so that hosts can install at once.
-    try:
-        run("mmdebstrap", "--quiet", "--variant=apt", "--format=directory", *options,
-            f"--include={','.join(PACKAGES)}", "--skip=cleanup/apt/lists",
-            release.name, str(partial), *release.sources, timeout=900)  # fmt: skip
-    except LabError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise LabError(f"no base image of {release.name}: {error}") from None
-    _equip(partial)
+    make_root(release, partial, PACKAGES)
+    keep = ["apt-get", "install", "--yes", "--download-only", "--no-install-recommends"]
+    run_in(partial, *keep, *KEPT_PACKAGES)
     partial.rename(path)
 
 
-def _equip(root: Path) -> None:
-    """What every host shares: the login user, the network's unit, this machine's authorities."""
-    def write(name: str, text: str, mode: int = 0o644) -> None:
-        target = root / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text)
-        target.chmod(mode)
+def make_root(release: Release, root: Path, packages: Sequence[str], *options: str) -> None:
+    """A root file system with the login user, this machine's authorities and its mirrors."""
+    apt = [f"--aptopt={line.rstrip(';')}" for line in apt_settings()]
+    # apt's lists stay, so that hosts can install at once.
+    try:
+        run("mmdebstrap", "--quiet", "--variant=apt", "--format=directory", *apt, *options,
+            f"--include={','.join(packages)}", "--skip=cleanup/apt/lists",
+            release.name, str(root), *release.sources, timeout=900)  # fmt: skip
+    except LabError as error:
+        shutil.rmtree(root, ignore_errors=True)
+        raise LabError(f"no base image of {release.name}: {error}") from None
+    _equip(root)
 
+
+def run_in(root: Path, *argv: str) -> None:
+    run("chroot", str(root), *argv, timeout=600, env={"DEBIAN_FRONTEND": "noninteractive"})
+
+
+def write_in(root: Path, name: str, text: str, mode: int = 0o644) -> None:
+    target = root / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(text)
+    target.chmod(mode)
+
+
+def _equip(root: Path) -> None:
     known = (root / "etc/ssl/certs/ca-certificates.crt").read_text()
     for number, text in enumerate(authorities()):
         if text not in known:
-            write(f"usr/local/share/ca-certificates/outer-{number}.crt", text)
-    write("etc/apt/apt.conf.d/80outer", "\n".join(apt_settings()) + "\n")
-    write("etc/pip.conf", pip_settings())
-    write(f"etc/sudoers.d/{LOGIN}", f"{LOGIN} ALL=(ALL) NOPASSWD: ALL\n", 0o440)
-    write("etc/resolv.conf", resolvers())
-    for line in (
-        ["update-ca-certificates"],
-        ["useradd", "--create-home", "--shell", "/bin/bash", LOGIN],
-        ["systemctl", "enable", "systemd-networkd"],
-        ["systemctl", "mask", "systemd-networkd-wait-online", "apt-daily.timer",
-         "apt-daily-upgrade.timer", "systemd-resolved"],
-        ["apt-get", "install", "--yes", "--download-only", "--no-install-recommends",
-         *KEPT_PACKAGES],
-    ):  # fmt: skip
-        run("chroot", str(root), *line, timeout=600, env={"DEBIAN_FRONTEND": "noninteractive"})
+            write_in(root, f"usr/local/share/ca-certificates/outer-{number}.crt", text)
+    write_in(root, "etc/apt/apt.conf.d/80outer", "\n".join(apt_settings()) + "\n")
+    write_in(root, "etc/pip.conf", pip_settings())
+    write_in(root, f"etc/sudoers.d/{LOGIN}", f"{LOGIN} ALL=(ALL) NOPASSWD: ALL\n", 0o440)
+    write_in(root, "etc/resolv.conf", resolvers())
+    run_in(root, "update-ca-certificates")
+    run_in(root, "useradd", "--create-home", "--shell", "/bin/bash", LOGIN)
+    run_in(root, "systemctl", "enable", "systemd-networkd")
+    run_in(root, "systemctl", "mask", "systemd-networkd-wait-online", "systemd-resolved",
+           "apt-daily.timer", "apt-daily-upgrade.timer")  # fmt: skip
     for name in ("etc/machine-id", "var/lib/dbus/machine-id"):
         (root / name).unlink(missing_ok=True)
     for key in root.glob("etc/ssh/ssh_host_*"):

@@ -24,6 +24,9 @@ ROOT = Path("/var/lib/dto-labs")
 class Lab:
     """The lab of that name, living or not; `Lab.up` makes one, `down` removes all of it."""
 
+    kind: type[Host] = Host
+    boot_seconds = 120
+
     def __init__(self, name: str, subnet: str = "") -> None:
         self.name = name
         self.tag = hashlib.sha256(name.encode()).hexdigest()[:6]
@@ -53,13 +56,16 @@ class Lab:
         wheels: bool = False,
     ) -> None:  # fmt: skip
         """Make and boot bare hosts; each answers over ssh when this returns."""
-        base = image.base(release)
+        base = self.base(release)
         self._register(wheel_folder(release) if wheels else None)
         key = self.directory / "key"
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", self.name, "-f", str(key))
         (self.directory / "shared").mkdir(mode=0o755)
         self.network.up()
         self.add(hosts, base=base, gpus=gpus)
+
+    def base(self, release: str) -> Path:
+        return image.base(release)
 
     def add(self, hosts: Sequence[str], *, base: Path | None = None, gpus: int = 0) -> None:
         """Boot more bare hosts beside those that are there."""
@@ -130,7 +136,7 @@ class Lab:
         if name not in record["hosts"]:
             raise LabError(f"{self.name} has {', '.join(record['hosts'])}, not {name}")
         one = record["hosts"][name]
-        return Host(
+        return self.kind(
             name=name, number=one["number"], machine=f"{self.tag}-{one['number']}",
             address=self.network.address(one["number"]), gateway=self.network.gateway,
             prefix=int(self.network.subnet.split("/")[1]), bridge=self.network.bridge,
@@ -177,7 +183,7 @@ class Lab:
         if wait:
             self.wait_for(name)
 
-    def wait_for(self, name: str, timeout: float = 120) -> None:
+    def wait_for(self, name: str, timeout: float | None = None) -> None:
         """Wait until a host takes a login."""
         def answers() -> bool:
             try:
@@ -186,7 +192,8 @@ class Lab:
                 return False
 
         try:
-            wait_until(answers, f"{name} to take a login", timeout, every=0.5)
+            limit = timeout or self.boot_seconds
+            wait_until(answers, f"{name} to take a login", limit, every=0.5)
         except LabError as error:
             console = self.host(name).log.read_text(errors="replace")[-3000:]
             raise LabError(f"{error}\n{console}") from None
