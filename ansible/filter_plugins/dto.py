@@ -148,12 +148,12 @@ def _resources(facts: dict, rules: dict) -> list:
         way = "ahead of" if facts["clock_skew"] > 0 else "behind"
         found.append(
             f"its clock is {abs(facts['clock_skew']):.0f} s {way} this machine's (allowed: "
-            f"{rules["max_clock_skew"]:g}): set it, for example by `timedatectl set-ntp true`"
+            f"{rules['max_clock_skew']:g}): set it, for example by `timedatectl set-ntp true`"
         )
     for folder, free in sorted(facts["free_bytes"].items()):
         if free < rules["min_free_gib"] * GIB:
             found.append(
-                f"{free / GIB:.1f} GiB are free under {folder}, {rules["min_free_gib"]:g} are "
+                f"{free / GIB:.1f} GiB are free under {folder}, {rules['min_free_gib']:g} are "
                 "needed: free some space there"
             )
     return found
@@ -175,7 +175,8 @@ def _twins(name: str, hostvars, seen: dict) -> list:
 def _against_head(facts: dict, head: dict, rules: dict) -> list:
     found = []
     mine, its = (f"{f['release']['id']} {f['release']['version']}" for f in (facts, head))
-    if mine != its:
+    is_supported = (facts["release"]["id"], facts["release"]["version"]) in SUPPORTED
+    if mine != its and is_supported:
         found.append(f"runs {mine} and the head {its}: all hosts of a cluster need one release")
     if facts["architecture"] != head["architecture"]:
         found.append(
