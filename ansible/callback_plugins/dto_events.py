@@ -56,7 +56,8 @@ class CallbackModule(CallbackBase):
         if result._task.action in ("debug", "ansible.builtin.debug"):
             for item in found.get("results") or [found]:
                 if isinstance(item, dict) and "msg" in item and not item.get("skipped"):
-                    self._tell("said", host=result._host.get_name(), text=str(item["msg"]))
+                    place = _place(result._task)
+                    self._tell("said", host=result._host.get_name(), text=item["msg"], **place)
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         if not ignore_errors:

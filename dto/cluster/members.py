@@ -14,7 +14,6 @@ from dto.cluster.provision import (
     Options,
     Runner,
     keep_record,
-    measured,
     problem_of,
     record_on_head,
     states_of,
@@ -140,7 +139,7 @@ def _join(session: Session, address: str, options: Options, lock: int) -> None:
     states = states_of(session)
     log = str(session.state.log_path)
     session.terminal.say("\n" + render_run(outcome.changed, progress.seconds(), log, False))
-    tell(session, Facts(states=states, verified=measured(outcome)))
+    tell(session, Facts(states=states, verified=outcome.said))
     state = states[node.name].state if node.name in states else "unknown"
     session.terminal.say(f"\n{node.name} joined in {duration(progress.seconds())}: {state}")
 
@@ -187,7 +186,7 @@ def _remove(session: Session, gone: Node, found: Look, options: Options, lock: i
         return
     smaller = session.state.remove_host(session.record, gone.name)
     keep_record(session.with_record(smaller))
-    for line in measured(outcome):
+    for line in outcome.said:
         session.terminal.say(line)
     session.terminal.say(f"{gone.name} is no longer in cluster {smaller.name}")
 

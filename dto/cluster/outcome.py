@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
-_VALIDATE = "validate.yml"
+_VALIDATE, _VALIDATE_ROLE = "validate.yml", "validate"
 _LONGEST = 400
 
 
@@ -39,12 +39,16 @@ class Counts:
 
 @dataclass
 class Outcome:
-    """What a playbook did so far; `end` has the recap, absent while it runs or was cut off."""
+    """What a playbook did so far; `hosts` is the recap, empty while it runs or was cut off.
+
+    `said` is what it tells people at its end, `remarks` what is worth knowing of hosts.
+    """
 
     failures: list[Failure] = field(default_factory=list)
     unreachable: dict[str, str] = field(default_factory=dict)
     changed_tasks: dict[str, list[str]] = field(default_factory=dict)
-    said: list[tuple[str, str]] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
     hosts: dict[str, Counts] = field(default_factory=dict)
     return_code: int | None = None
 
@@ -58,16 +62,21 @@ class Outcome:
         elif kind == "changed":
             self.changed_tasks.setdefault(event["host"], []).append(_label(event))
         elif kind == "said":
-            self.said.append((event["host"], event["text"]))
+            lines = self.remarks if event["role"] == _VALIDATE_ROLE else self.said
+            if (text := one_line(str(event["text"]))) not in lines:
+                lines.append(text)
         elif kind == "end":
             self.hosts = {name: _counts(found) for name, found in event["hosts"].items()}
 
     def real_failures(self) -> list[Failure]:
-        """Return failures that were not rescued: those of hosts that the recap calls failed."""
+        """Return what ended a host: the last failure of each that the recap calls failed.
+
+        Those before it were rescued, or led to it.
+        """
+        last = {failure.host: failure for failure in self.failures}
         if not self.hosts:
-            return self.failures
-        lost = {name for name, counts in self.hosts.items() if counts.failed}
-        return [failure for failure in self.failures if failure.host in lost]
+            return list(last.values())
+        return [failure for name, failure in last.items() if self.hosts[name].failed]
 
     @property
     def changed(self) -> dict[str, int]:
@@ -96,7 +105,7 @@ def _failure(event: Mapping[str, Any]) -> Failure:
         task=event["task"],
         role=event["role"],
         message=one_line(_words(event["result"])),
-        is_validate=event["role"] == "validate" or file == _VALIDATE,
+        is_validate=event["role"] == _VALIDATE_ROLE or file == _VALIDATE,
     )
 
 

@@ -23,7 +23,6 @@ from dto.errors import ClusterError, DtoError, PreflightError
 from dto.runs.files import write_atomic
 
 SUMMARY = "cluster_summary.txt"
-_NOTE = "dto-note: "
 _COPY = 'cd && cat > .cluster_summary.partial && mv -f .cluster_summary.partial "$1"'
 
 
@@ -52,7 +51,7 @@ def provision(
         _make_shared_folder(session)
     outcome = runner.run("site.yml", limit=limit)
     left_out = {**found.unreachable, **outcome.unreachable}
-    for remark in remarks(outcome):
+    for remark in outcome.remarks:
         terminal.warn(remark)
     problem = problem_of(outcome, session, record.head.name)
     verified: list[str] = []
@@ -129,24 +128,13 @@ class Runner:
     def verify(self, limit: Sequence[str]) -> tuple[list[str], DtoError | None]:
         """Run the acceptance test; what it measured, and what is wrong if anything is."""
         outcome = self.run("playbooks/verify.yml", limit=limit)
-        return measured(outcome), problem_of(outcome, self.session, "")
+        return outcome.said, problem_of(outcome, self.session, "")
 
     def _on_event(self, event: Mapping[str, Any]) -> None:
         if not self._is_saved and event["event"] == "task" and event["role"] != "validate":
             self.session.state.save(self.session.record)
             self._is_saved = True
         self.progress.take(event)
-
-
-def measured(outcome: Outcome) -> list[str]:
-    """Return what a playbook found and says to people, each line once."""
-    lines = (text.removeprefix(_NOTE) for _, text in outcome.said if text.startswith(_NOTE))
-    return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
-
-
-def remarks(outcome: Outcome) -> list[str]:
-    """Return what is worth knowing of hosts, though it stops nothing."""
-    return list(dict.fromkeys(text for _, text in outcome.said if not text.startswith(_NOTE)))
 
 
 def problem_of(outcome: Outcome, session: Session, head: str) -> DtoError | None:

@@ -120,7 +120,7 @@ def _node(fields: dict[str, str]) -> NodeStatus:
 def _fields(line: str) -> dict[str, str]:
     """Take `Key=value Key=value with spaces` apart."""
     found = list(_FIELD.finditer(line))
-    ends = [match.start() for match in found[1:]] + [len(line)]
+    ends = [*(match.start() for match in found[1:]), len(line)][: len(found)]
     pairs = zip(found, ends, strict=True)
     return {match[1]: line[match.end() : end].strip() for match, end in pairs}
 

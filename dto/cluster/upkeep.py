@@ -11,7 +11,6 @@ from dto.cluster.provision import (
     Options,
     Runner,
     keep_record,
-    measured,
     problem_of,
     told_left_out,
     with_joined,
@@ -97,7 +96,7 @@ def _play(
     runner.prepare()
     limit = there if len(there) < len(session.record.members) else []
     outcome = runner.run(playbook, limit=limit, variables=variables, saves=False)
-    for line in measured(outcome):
+    for line in outcome.said:
         session.terminal.say(line)
     if problem := problem_of(outcome, session, session.record.head.name):
         raise problem

@@ -23,11 +23,14 @@ from dto.errors import DtoError
 _ROOT = Path(__file__).parents[2]
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _BUILD_SECONDS = 120
-_START = b"""import runpy, sys
+# sys.argv[0] stays the archive: that is how the programs start themselves again.
+_START = b"""import sys
 
 if sys.version_info < (3, 10):
     sys.exit("dto needs Python 3.10 or newer on its hosts")
-runpy.run_module("dto.cluster.node", run_name="__main__", alter_sys=True)
+from dto.cluster.node.__main__ import main
+
+sys.exit(main())
 """
 
 

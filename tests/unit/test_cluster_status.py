@@ -28,6 +28,7 @@ def test_nodes_are_read_with_gpus_and_reasons() -> None:
     assert first.reason == "dto: no room on /var, only 3 MiB"
     assert first.takes_jobs and not second.takes_jobs
     assert (second.state, second.gpus, second.partitions) == ("down*", 0, ())
+    assert parse_nodes("No nodes in the system\n") == ()
 
 
 @pytest.mark.parametrize(
