@@ -65,8 +65,8 @@ def restore(source: Path, root: Path = Path("/")) -> dict[str, Any]:
     try:
         with tarfile.open(source) as archive:
             about = archive.extractfile(_MANIFEST)
-            facts: dict[str, Any] = json.loads(about.read()) if about else {}
-            if facts.get("version") != _VERSION:
+            facts = json.loads(about.read()) if about else {}
+            if not isinstance(facts, dict) or facts.get("version") != _VERSION:
                 raise NodeError(f"{source} was made by another dto: use that one")
             members = [member for member in archive if _is_wanted(member)]
             for top in _tops(members):

@@ -94,40 +94,53 @@ def _reduce(node: Node, idle: Iterable[object], notes: dict[str, object]) -> lis
     return failures
 
 
-def run_gate(node: Node, patience: float, look: Callable[[Node], Verdict] = examine) -> int:
+def run_gate(
+    node: Node,
+    patience: float,
+    look: Callable[[Node], Verdict] = examine,
+    tell: Callable[[Node, Verdict], None] | None = None,
+    folder: Path = RUN,
+) -> int:
     """Look until the gate opens; 1 after `patience` seconds, and systemd starts us again."""
+    tell = tell or report
     until, told = time.monotonic() + patience, ""
     while True:
         verdict = look(node)
-        write_verdict(verdict)
+        write_verdict(verdict, folder)
         if verdict.is_open:
-            _open(node, verdict)
+            _log.info("open: %s", " ".join(f"{k}={v}" for k, v in verdict.notes.items()))
+            write_options(node, folder)
+            tell(node, verdict)
+            _start_slurmd()
             return 0
         if verdict.reason != told:
             _log.error("closed: %s", "; ".join(verdict.problems))
             told = verdict.reason
-            _report(node, verdict)
+            tell(node, verdict)
         if time.monotonic() >= until:
             return 1
         time.sleep(_PAUSE_SECONDS)
 
 
-def write_verdict(verdict: Verdict, folder: Path = RUN) -> None:
-    folder.mkdir(mode=0o755, exist_ok=True)
+def write_verdict(verdict: Verdict, folder: Path) -> None:
     words = {"open": verdict.is_open, "problems": verdict.problems, **verdict.notes}
-    partial = folder / "gate.json.partial"
-    partial.write_text(json.dumps(words, indent=1) + "\n")
-    os.replace(partial, folder / "gate.json")
+    _write(folder / "gate.json", json.dumps(words, indent=1) + "\n")
 
 
-def _open(node: Node, verdict: Verdict) -> None:
+def write_options(node: Node, folder: Path) -> None:
     options = slurmd_options(node, memory_mib(Path("/proc/meminfo").read_text()))
-    partial = RUN / "slurmd.env.partial"
-    partial.write_text(environment_file(options))
-    os.replace(partial, RUN / "slurmd.env")
-    _log.info("open: %s", " ".join(f"{key}={value}" for key, value in verdict.notes.items()))
-    _report(node, verdict)
-    # At boot slurmd is asked for already; after a long fault its start has been given up.
+    _write(folder / "slurmd.env", environment_file(options))
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(mode=0o755, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def _start_slurmd() -> None:
+    """At boot slurmd is asked for already; after a long fault its start has been given up."""
     if run("systemctl", "is-enabled", "--quiet", "slurmd.service").code == 0:
         run("systemctl", "start", "--no-block", "slurmd.service")
 
@@ -138,7 +151,7 @@ def environment_file(options: list[str]) -> str:
     return f'SLURMD_OPTIONS="{words}"\n'
 
 
-def _report(node: Node, verdict: Verdict) -> None:
+def report(node: Node, verdict: Verdict) -> None:
     """Let the head drain or return the node; before slurmd has run we have no slurm.conf."""
     try:
         peer.ask(node.head_address, node.peer_port, "gate", name=node.name,
