@@ -15,6 +15,8 @@ from tests.lab.lab import Lab
 from tests.vm import image
 
 _MEMORY_MIB = 1024
+# Device numbers for fake GPUs that nothing else needs: SLURM forbids others to open them.
+_DEVICES = (5, 7, 11)  # of /dev/zero, /dev/full and /dev/kmsg
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Guest(Host):
             f"f~ /etc/ssh/{key.name} 0600 root root - {_encoded(key.read_text())}",
             f"f+~ /etc/hostname 0644 root root - {_encoded(self.name)}",
             f"f+~ /etc/hosts 0644 root root - {_encoded(names)}",
-            *(f"c /dev/nvidia{n} 0666 root root - 1:{(3, 5, 7, 8)[n]}" for n in range(self.gpus)),
+            *(f"c /dev/nvidia{n} 0666 root root - 1:{_DEVICES[n]}" for n in range(self.gpus)),
         ]
         (self.directory / "tmpfiles.extra").write_text("\n".join(lines) + "\n")
 

@@ -11,8 +11,8 @@ from tests.lab.commands import run
 _KERNEL = ("linux-image-cloud-amd64", "initramfs-tools", "udev")
 # Installed, not only kept: under emulation, dpkg takes minutes.
 _SOFTWARE = (
-    "nfs-kernel-server", "nfs-common", "slurmctld", "slurmd", "slurm-client", "munge", "chrony",
-    "python3-venv", "python3-apt", "acl",
+    "nfs-kernel-server", "nfs-common", "slurmctld", "slurmd", "slurm-client", "munge",
+    "python3-apt",
 )  # fmt: skip
 _MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "ext4")
 _SIZE = "4G"
@@ -46,7 +46,7 @@ def _build(release: image.Release, packages: tuple[str, ...], path: Path) -> Non
     image.write_in(root, "etc/fstab", "/dev/vda / ext4 errors=remount-ro 0 1\n")
     image.run_in(root, "update-initramfs", "-u")
     image.run_in(root, "systemctl", "disable", "slurmctld", "slurmd", "munge", "nfs-server",
-                 "chrony", "nfs-blkmap", "rpcbind", "e2scrub_reap")  # fmt: skip
+                 "nfs-blkmap", "rpcbind", "e2scrub_reap")  # fmt: skip
     for kind in ("vmlinuz", "initrd"):
         [file] = root.glob(f"boot/{kind}*")
         shutil.copy(file, partial / kind)
