@@ -177,7 +177,7 @@ def _remove(session: Session, gone: Node, found: Look, options: Options, lock: i
     outcome = runner.run(
         "playbooks/remove-node.yml",
         limit=[head, gone.name],
-        variables={"dto_remove": gone.name},
+        variables={"dto_node": gone.name},
         saves=False,
     )
     if problem := problem_of(outcome, session, head):

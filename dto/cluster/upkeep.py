@@ -48,9 +48,8 @@ def backup(
         raise UsageError(f"{file}: there is no folder {target.parent}")
     with opened(name, terminal, env, reach) as session, session.state.lock("backup") as lock:
         session, found = _head_alone(session, reach)
-        variables = {"dto_archive": str(target)}
+        variables = {"dto_backup_file": str(target)}
         _play(session, found, Options(), lock, "playbooks/backup.yml", variables)
-    terminal.say(f"{target} holds the cluster's secrets: keep it as one")
 
 
 def restore(
@@ -70,7 +69,7 @@ def restore(
         if not yes and terminal.confirm(question) is False:
             raise ClusterError("nothing was changed")
         session, found = _whole(session, reach)
-        variables = {"dto_archive": str(source)}
+        variables = {"dto_backup_file": str(source)}
         _play(session, found, Options(), lock, "playbooks/restore.yml", variables)
 
 
