@@ -153,6 +153,9 @@ def main(argv: list[str] | None = None) -> int:
     except NodeError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except PermissionError as error:
+        print(f"error: {error.filename}: run this as root", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":
