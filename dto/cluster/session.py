@@ -150,13 +150,15 @@ class Session:
             for member in self.record.members
             if not member.local and member.name in found.probes
         }
-        news = {place: given for place, given in keys.items() if self._is_news(place, given)}
+        trusted = self.record.host_keys
+        news = {
+            place: tuple(dict.fromkeys((*trusted.get(place, ()), *given)))
+            for place, given in keys.items()
+            if set(given) - set(trusted.get(place, ()))
+        }
         session = self.with_record(self.record.with_host_keys(news)) if news else self
         write_known_hosts(self.state.known_hosts, session.record)
         return session
-
-    def _is_news(self, place: str, keys: tuple[str, ...]) -> bool:
-        return bool(set(keys) - set(self.record.host_keys.get(place, ())))
 
 
 @contextlib.contextmanager
