@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
-
 _LEAST_SECONDS = 0.5
 
 
