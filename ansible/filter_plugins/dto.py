@@ -56,7 +56,7 @@ def problems(hostvars, name: str, rules: dict) -> list:
     mine = seen[name]
     found = []
     if name != rules["head"] and not seen[rules["head"]]:
-        found.append(f"the head {rules['head']} could not be looked at: nothing was changed")
+        found.append(f"{rules['head']}, the head, could not be looked at: nothing was changed")
     if not mine:
         return found + _unseen(hostvars[name], rules)
     found += _system(mine) + _place(mine, hostvars[name], rules) + _resources(mine, rules)

@@ -128,6 +128,8 @@ class Builder:
 
     def run(self, argv: list, what: str) -> None:
         env = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "LC_ALL": "C.UTF-8"}
+        # torch for GPUs is gigabytes: too much for a /tmp in memory, and never asked for again.
+        env.update(TMPDIR="/var/tmp", PIP_NO_CACHE_DIR="1")
         env.pop("PYTHONPATH", None)
         done = subprocess.run(
             argv, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, cwd="/",

@@ -121,12 +121,18 @@ def owns(address: str) -> bool:
     return True
 
 
-def free_bytes(folder: str) -> int:
-    """Return what root may still write under a folder, or under its nearest parent that exists."""
-    place = os.path.abspath(folder)
-    while not os.path.isdir(place):
-        place = os.path.dirname(place)
-    return shutil.disk_usage(place).free
+def free_bytes(folders: list) -> dict:
+    """Return what is free under folders, or their nearest parents; a disk is named once."""
+    found, disks = {}, set()
+    for folder in folders:
+        place = os.path.abspath(folder)
+        while not os.path.isdir(place):
+            place = os.path.dirname(place)
+        disk = os.stat(place).st_dev
+        if disk not in disks:
+            disks.add(disk)
+            found[folder] = shutil.disk_usage(place).free
+    return found
 
 
 def clashes(users: list) -> list:
@@ -166,7 +172,7 @@ def gather(address: str, sent_at: float, folders: list, users: list) -> dict:
         "clock_skew": round(time.time() - sent_at, 1) if sent_at else 0.0,
         "is_root": os.geteuid() == 0,
         "has_address": owns(address) if address else True,
-        "free_bytes": {folder: free_bytes(folder) for folder in folders},
+        "free_bytes": free_bytes(folders),
         "user_clashes": clashes(users),
         "cpus": len(os.sched_getaffinity(0)),
         "memory_mib": memory_mib(),

@@ -121,7 +121,7 @@ def test_two_hosts_with_one_address_are_refused():
 def test_a_head_that_does_not_answer_stops_the_nodes():
     hosts = cluster()
     hosts["head"] = {"dto_address": "10.0.0.1"}
-    assert "the head head could not be looked at" in filters.problems(hosts, "n1", RULES)[0]
+    assert "head, the head, could not be looked at" in filters.problems(hosts, "n1", RULES)[0]
 
 
 def test_a_login_user_without_sudo_is_told_what_to_allow():

@@ -254,3 +254,9 @@ def test_an_archive_cannot_write_outside_its_folder(tmp_path: Path):
     with pytest.raises(ValueError, match="does not belong"):
         tree.unpack(raw.getvalue(), str(tmp_path / "tree"))
     assert not (tmp_path / "outside").exists()
+
+
+def test_free_space_is_measured_once_a_disk_also_for_folders_to_come(tmp_path: Path):
+    found = probe.free_bytes([str(tmp_path / "not" / "there"), str(tmp_path)])
+    assert list(found) == [str(tmp_path / "not" / "there")]
+    assert found[str(tmp_path / "not" / "there")] > 0
