@@ -52,7 +52,7 @@ class Guardian:
 def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    watched = set()
+    watched: set[int] = set()
     for line in sys.stdin:
         pid = int(line[1:])
         (watched.add if line[0] == "+" else watched.discard)(pid)
