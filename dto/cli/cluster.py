@@ -106,7 +106,8 @@ _BECOME = ("shared", "shared_path", "wheels", "torch", "no_horovod")
 
 
 def _setup(cluster_name: str | None, options: dict[str, Any]) -> None:
-    from dto.cluster.setup import Asked, setup
+    from dto.cluster.asked import Asked
+    from dto.cluster.setup import setup
 
     asked = Asked(
         cluster_name=cluster_name,

@@ -30,6 +30,7 @@ for card in /sys/bus/pci/devices/*; do
   case $(cat "$card/class") in 0x0300* | 0x0302*) cards=$((cards + 1)) ;; esac
 done
 echo "gpus $((files > cards ? files : cards))"
+echo "cgroup $(stat -fc %T /sys/fs/cgroup)"
 for file in /etc/ssh/ssh_host_*_key.pub; do
   [ -r "$file" ] && echo "host_key $(cut -d ' ' -f 1,2 "$file")"
 done
@@ -51,6 +52,7 @@ class Probe:
     sudo_words: str = ""
     gpus: int = 0
     host_keys: tuple[str, ...] = ()
+    has_cgroup_v2: bool = True
 
 
 @dataclass
@@ -116,6 +118,7 @@ def probe(host: Host) -> Probe:
         sudo_words=words_of_sudo,
         gpus=int(gpus) if gpus.isdigit() else 0,
         host_keys=tuple(sorted(key for key in keys if key.startswith(_HOST_KEY_TYPES))),
+        has_cgroup_v2=facts.get("cgroup", "cgroup2fs") == "cgroup2fs",
     )
 
 

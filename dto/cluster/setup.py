@@ -5,39 +5,17 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from dto.cluster import local, sources
+from dto.cluster.asked import Asked, check, even_gpus, settings, slurm_for
 from dto.cluster.draft import Draft, draft_from_flags, draft_from_record, known_names
 from dto.cluster.inventory import DtoCluster
 from dto.cluster.preflight import Look, names_by_address
-from dto.cluster.provision import Options, provision, with_joined
-from dto.cluster.session import Reach, Session, Terminal, with_changes
+from dto.cluster.provision import provision, with_joined
+from dto.cluster.session import Session, Terminal, with_changes
 from dto.cluster.state import ClusterState, cluster_state, known_clusters
 from dto.errors import UsageError
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What was typed: where the hosts are named, how they are reached, what they become."""
-
-    cluster_name: str | None = None
-    master_ip: str | None = None
-    worker_ips: str | None = None
-    total_gpus: int | None = None
-    inventory: str | None = None
-    from_terraform: str | None = None
-    local: bool = False
-    region: str | None = None
-    shared: str | None = None
-    shared_path: str | None = None
-    wheels: str | None = None
-    torch: str | None = None
-    no_horovod: bool = False
-    reach: Reach = field(default_factory=Reach)
-    options: Options = field(default_factory=Options)
 
 
 def setup(asked: Asked, terminal: Terminal, env: Mapping[str, str]) -> None:
@@ -61,55 +39,6 @@ def setup(asked: Asked, terminal: Terminal, env: Mapping[str, str]) -> None:
         for note in drafted.notes:
             terminal.say(note)
         provision(session, found, asked.options, descriptors)
-
-
-def check(asked: Asked) -> None:
-    """Refuse what cannot be meant before any host is asked."""
-    asked.reach.check()
-    given = {
-        "--master-ip": asked.master_ip,
-        "--inventory": asked.inventory,
-        "--from-terraform": asked.from_terraform,
-        "--local": asked.local,
-    }
-    sources_given = [flag for flag, value in given.items() if value]
-    if len(sources_given) > 1:
-        raise UsageError(f"{' and '.join(sources_given)} name the hosts twice: leave one out")
-    of_flags = {
-        "--shared": asked.shared,
-        "--shared-path": asked.shared_path,
-        "--wheels": asked.wheels,
-        "--torch": asked.torch,
-        "--no-horovod": asked.no_horovod,
-        "--total-gpus": asked.total_gpus,
-        "--region": asked.region,
-    }
-    if asked.inventory or asked.from_terraform:
-        for flag, value in of_flags.items():
-            if value not in (None, False):
-                raise UsageError(f"{flag} and {sources_given[0]}: write it into the record instead")
-    if asked.worker_ips and not asked.master_ip:
-        raise UsageError("--worker-ips needs --master-ip: the nodes need a head")
-    if asked.wheels is not None and not Path(asked.wheels).expanduser().is_dir():
-        raise UsageError(f"--wheels {asked.wheels}: there is no such folder")
-    if asked.inventory is not None and not Path(asked.inventory).expanduser().is_file():
-        raise UsageError(f"--inventory {asked.inventory}: there is no such file")
-    even_gpus(asked)
-
-
-def even_gpus(asked: Asked) -> int | None:
-    """Return each node's part of --total-gpus."""
-    if asked.total_gpus is None:
-        return None
-    nodes = 1 if asked.local else len(sources.split_addresses(asked.worker_ips or ""))
-    if nodes == 0:
-        raise UsageError("--total-gpus needs --worker-ips: the GPUs are theirs")
-    if asked.total_gpus % nodes:
-        raise UsageError(
-            f"--total-gpus {asked.total_gpus} over {nodes} workers does not come out even: write"
-            " each node's gpus into a record and give that with --inventory"
-        )
-    return asked.total_gpus // nodes
 
 
 def _read_source(asked: Asked) -> DtoCluster | None:
@@ -187,9 +116,10 @@ def _draft(
 ) -> Draft:
     if source is not None:
         return draft_from_record(saved, source)
-    more = _more(asked)
+    more = settings(asked)
     if asked.local:
         here = local.probe_here()
+        more |= slurm_for([here] if saved is None else [])
         each = even_gpus(asked)
         gpus = each if each is not None else (here.gpus or None) if saved is None else None
         address = saved.head.address if saved else local.address_towards()
@@ -204,6 +134,7 @@ def _draft(
     if first is not None:
         workers = [place for place in workers if _is_there(place, first, found, saved)]
     reach = asked.reach
+    more |= slurm_for(found.probes.values() if saved is None else ())
     values = sources.flag_values(
         str(asked.cluster_name),
         asked.master_ip,
@@ -249,32 +180,6 @@ def _renamed(found: Look, first: DtoCluster, final: DtoCluster) -> Look:
         probes={by_old[old]: probe for old, probe in found.probes.items()},
         unreachable={by_old[old]: reason for old, reason in found.unreachable.items()},
     )
-
-
-def _more(asked: Asked) -> dict[str, Any]:
-    more: dict[str, Any] = {}
-    if asked.region:
-        more["region"] = asked.region
-    shared: dict[str, Any] = {}
-    if asked.shared:
-        kind, _, where = asked.shared.partition(":")
-        shared = {"kind": kind, **({"source": where} if where else {})}
-    if asked.shared_path:
-        shared["path"] = asked.shared_path
-        if asked.local:
-            shared.setdefault("kind", "existing")
-    if shared:
-        more["shared"] = shared
-    software: dict[str, Any] = {}
-    if asked.wheels:
-        software["wheels"] = str(Path(asked.wheels).expanduser().absolute())
-    if asked.torch:
-        software["torch"] = asked.torch
-    if asked.no_horovod:
-        software["horovod"] = False
-    if software:
-        more["software"] = software
-    return more
 
 
 def _own(drafted: Draft) -> Draft:

@@ -64,8 +64,8 @@ class Cluster:
 
     @property
     def lab_flags(self) -> tuple[str, ...]:
-        """What a setup by flags needs here because it is a lab."""
-        return ("--wheels", str(self.lab.wheels)) if self.lab.wheels else ()
+        """What a setup that is typed on a host needs here because it is a lab."""
+        return ("--wheels", "/wheels") if self.lab.wheels else ()
 
     def _words(self, flags: Sequence[str]) -> list[str]:
         if any(flag.split("=")[0] in _OTHER_SOURCES for flag in flags):

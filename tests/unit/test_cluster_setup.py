@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from dto.cluster import preflight, secrets
+from dto.cluster.asked import Asked, check, even_gpus
 from dto.cluster.inventory import DtoCluster, parse_record
 from dto.cluster.inventory_hosts import Host as Member
 from dto.cluster.preflight import Look, Probe
 from dto.cluster.session import Session
-from dto.cluster.setup import Asked, check, even_gpus
 from dto.cluster.state import ClusterState
 from dto.errors import ClusterError, PreflightError, UsageError
 from dto.remote.errors import HostKeyChanged, UnknownHostKey, Unreachable
