@@ -24,6 +24,7 @@ class Provisioned:
     dry_run: Done
     changed_by_dry_run: dict[str, set[str]]
     setup: Done
+    summary: str
     again: Done
 
     @property
@@ -57,7 +58,8 @@ def provisioned(labs: Labs, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         changed = {name: _differing(before[name], after[name]) for name in hosts}
         setup = cluster.setup()
         assert setup.returncode == 0, setup.stdout[-3000:] + setup.stderr[-3000:]
-        yield Provisioned(lab, cluster, dry_run, changed, setup, cluster.setup())
+        summary = cluster.summary()
+        yield Provisioned(lab, cluster, dry_run, changed, setup, summary, cluster.setup())
 
 
 def _differing(before: dict[str, str], after: dict[str, str]) -> set[str]:

@@ -17,9 +17,8 @@ def test_a_dry_run_on_bare_hosts_changes_no_file(provisioned: Provisioned) -> No
 def test_setup_verifies_the_cluster_and_says_what_to_type_next(provisioned: Provisioned) -> None:
     done = provisioned.setup
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    summary = provisioned.cluster.summary()
-    assert summary in done.stdout
-    assert "submit_job.sh" in summary and "all-reduce" in done.stdout
+    assert provisioned.summary in done.stdout
+    assert "submit_job.sh" in provisioned.summary and "all-reduce n1-n2" in provisioned.summary
     assert set(provisioned.cluster.nodes().values()) == {"idle"}
 
 

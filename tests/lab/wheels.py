@@ -12,10 +12,10 @@ from tests.lab import image
 from tests.lab.commands import LabError, run
 
 _REPOSITORY = Path(__file__).parents[2]
-# Horovod's own needs, and what builds dto's wheel and a virtual environment.
+# Horovod's own needs, what builds dto's wheel and a virtual environment, and the examples' data.
 _MORE = (
     "cffi", "cloudpickle", "editables", "hatchling", "packaging", "pip", "psutil", "setuptools",
-    "wheel",
+    "scikit-learn", "wheel",
 )  # fmt: skip
 
 # Runs as root inside an overlay on the base image, with this machine's network.
