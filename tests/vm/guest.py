@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import subprocess
 from dataclasses import dataclass
 from ipaddress import ip_network
@@ -65,7 +66,10 @@ class Guest(Host):
             run("ip", "tuntap", "add", self.link, "mode", "tap")
         run("ip", "link", "set", self.link, "master", self.bridge, "up")
         mask = ip_network(f"{self.gateway}/{self.prefix}", strict=False).netmask
+        identity = hashlib.md5(self.machine.encode()).hexdigest()
         kernel = (f"root=/dev/vda rw console=ttyS0 quiet net.ifnames=0 systemd.hostname={self.name}"
+                  f" systemd.firstboot=no systemd.machine_id={identity}"
+                  " systemd.mask=serial-getty@ttyS0.service"
                   f" ip={self.address}::{self.gateway}:{mask}:{self.name}:eth0:off")  # fmt: skip
         extra = _encoded((self.directory / "tmpfiles.extra").read_text())
         argv = [
