@@ -94,6 +94,8 @@ def prepare(lab: VmLab, folder: Path) -> Cluster:
         (root / "etc/munge").mkdir()
         (root / "etc/munge/munge.key").write_bytes(key)
         pack_node_programs(root / "usr/local/lib/dto")
+        names = [f"{lab.address(host)} {host}\n" for host in lab.hosts]
+        (root / "etc/hosts").write_text("".join(["127.0.0.1 localhost\n", *names]))
         gate = root / "etc/systemd/system/dto-gate.service"
         gate.parent.mkdir(parents=True, exist_ok=True)
         gate.write_text(_GATE)
