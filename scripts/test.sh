@@ -17,11 +17,12 @@ install_packages() {
   command -v apt-get >/dev/null || fail "--all needs apt-get (Debian or Ubuntu)"
   for pair in slurmctld:slurmctld slurmd:slurmd srun:slurm-client g++:g++ make:make cmake:cmake \
     shellcheck:shellcheck ip:iproute2 unshare:util-linux git:git ssh:openssh-client \
-    sshd:openssh-server nft:nftables debootstrap:debootstrap mmdebstrap:mmdebstrap \
-    systemd-nspawn:systemd-container qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils; do
+    sshd:openssh-server nft:nftables mmdebstrap:mmdebstrap systemd-nspawn:systemd-container \
+    qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils mke2fs:e2fsprogs; do
     command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
   done
   python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+  [[ -e /usr/share/keyrings/debian-archive-keyring.gpg ]] || missing+=(debian-archive-keyring)
   [[ ${#missing[@]} -gt 0 ]] || return 0
   echo "installing ${missing[*]} ..."
   export DEBIAN_FRONTEND=noninteractive
@@ -40,25 +41,30 @@ install_horovod() {
   scripts/install-horovod.sh --python "$PWD/.venv/bin/python"
 }
 
-# Two streams share the machine: the lab mostly waits for its hosts.
+# The guests' software emulation needs the machine for itself; then the lab, which mostly waits for
+# its hosts, runs beside the other layers.
 run_streams() {
   local stream code=0 logs
   logs=$(mktemp -d)
+  run_stream vm "vm" || code=$?
   run_stream lab "lab" >"$logs/lab" 2>&1 &
-  run_stream others "not lab" || code=$?
-  wait $! || code=$?
+  run_stream others "not lab and not vm" || code=$(worse "$code" $?)
+  wait $! || code=$(worse "$code" $?)
   echo "== the lab =="
   cat "$logs/lab"
   rm -rf "$logs"
   [[ $code -eq 1 ]] || return "$code"
   code=0
-  for stream in lab others; do
+  for stream in vm lab others; do
     [[ -e .pytest_cache/$stream/failed ]] || continue
     echo "== $stream: what failed beside the other layers, once more alone =="
     .venv/bin/python -m pytest -o cache_dir=".pytest_cache/$stream" --last-failed || code=$?
   done
   return "$code"
 }
+
+# pytest's 1 is a failed test; what is above it (interrupted, broken, nothing to run) is no test's.
+worse() { echo $(($1 > $2 ? $1 : $2)); }
 
 run_stream() {
   local code=0

@@ -25,14 +25,15 @@ def _slurm() -> str | None:
 
 
 def _lab() -> str | None:
-    programs = "systemd-nspawn debootstrap nft ip ssh"
-    packages = "systemd-container debootstrap nftables iproute2 openssh-client"
+    programs = "systemd-nspawn mmdebstrap nft ip nsenter ssh ssh-keygen"
+    packages = "systemd-container mmdebstrap nftables iproute2 util-linux openssh-client"
     return _programs(programs, packages)
 
 
 def _vm() -> str | None:
-    programs = "qemu-system-x86_64 qemu-img mmdebstrap ssh"
-    return _programs(programs, "qemu-system-x86 qemu-utils mmdebstrap openssh-client")
+    programs = "qemu-system-x86_64 qemu-img mmdebstrap mke2fs nft ip ssh ssh-keygen"
+    packages = "qemu-system-x86 qemu-utils mmdebstrap e2fsprogs nftables iproute2 openssh-client"
+    return _programs(programs, packages)
 
 
 def _horovod() -> str | None:
