@@ -25,8 +25,10 @@ def test_a_busy_node_is_removed_and_its_job_goes_on_elsewhere(
 ) -> None:
     cluster = joined.cluster
     cluster.wait_idle("n1", "n2", "n3")
-    run = cluster.steady("-N", "2", "--sbatch", "nodelist=n1,n2", name="leaving")
+    cluster.on_head("sudo scontrol update nodename=n3 state=drain reason=later")
+    run = cluster.steady("-N", "2", name="leaving")
     cluster.at_step(run, 10)
+    cluster.on_head("sudo scontrol update nodename=n3 state=resume")
     done = cluster.dto("cluster", "remove", "n2", timeout=400)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "n2" not in cluster.nodes()
