@@ -23,7 +23,9 @@ def load(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, LIBRARY / f"{name}.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
+    intern = sys.intern
     spec.loader.exec_module(module)
+    sys.intern = intern  # Ansible replaces it for good, and torch's compiler does not take that
     return module
 
 
