@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Set up .venv, then the check and every layer of tests that this machine can run as it is; what is
 # left out is named with its reason. --all (root, Debian/Ubuntu) first installs what the other
-# layers need, and leaves nothing out: the lab's hosts work beside the other layers, and a test that
+# layers need, and leaves nothing out. The lab's hosts work beside the other layers; a test that
 # failed in that crowd gets one more try alone, by name.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -74,9 +74,8 @@ run_stream() {
   return "$code"
 }
 
-all=
 case ${1:-} in
-  --all) shift; all=yes; PATH=$PATH:/usr/sbin:/sbin; install_packages; export CI=true ;;
+  --all) shift; PATH=$PATH:/usr/sbin:/sbin; install_packages; export CI=true ;;
   -h | --help) usage ;;
 esac
 make_environment dev
@@ -84,8 +83,8 @@ PATH=$PWD/.venv/bin:$PATH
 install_horovod
 scripts/check
 .venv/bin/python -m tests.layers
-if [[ -n $all && $# -eq 0 ]]; then
+[[ $# -gt 0 ]] || {
   run_streams
   exit
-fi
+}
 exec .venv/bin/python -m pytest "$@"
