@@ -25,6 +25,7 @@ class Provisioned:
     changed_by_dry_run: dict[str, set[str]]
     setup: Done
     summary: str
+    nodes: dict[str, str]
     again: Done
 
     @property
@@ -58,8 +59,9 @@ def provisioned(labs: Labs, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         changed = {name: _differing(before[name], after[name]) for name in hosts}
         setup = cluster.setup()
         assert setup.returncode == 0, setup.stdout[-3000:] + setup.stderr[-3000:]
-        summary = cluster.summary()
-        yield Provisioned(lab, cluster, dry_run, changed, setup, summary, cluster.setup())
+        summary, nodes = cluster.summary(), cluster.nodes()
+        again = cluster.setup()
+        yield Provisioned(lab, cluster, dry_run, changed, setup, summary, nodes, again)
 
 
 def _differing(before: dict[str, str], after: dict[str, str]) -> set[str]:

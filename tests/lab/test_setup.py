@@ -6,7 +6,7 @@ import pytest
 
 from tests.lab.provisioned import Provisioned
 
-EXAMPLE = ("-N", "2", "--cpus-per-rank", "1", "--time", "10")
+EXAMPLE = ("-N", "2", "--cpus-per-rank", "1", "--time", "10", "--sbatch", "nodelist=n1,n2")
 
 
 def test_a_dry_run_on_bare_hosts_changes_no_file(provisioned: Provisioned) -> None:
@@ -19,7 +19,7 @@ def test_setup_verifies_the_cluster_and_says_what_to_type_next(provisioned: Prov
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert provisioned.summary in done.stdout
     assert "submit_job.sh" in provisioned.summary and "all-reduce n1-n2" in provisioned.summary
-    assert set(provisioned.cluster.nodes().values()) == {"idle"}
+    assert provisioned.nodes == {"n1": "idle", "n2": "idle"}
 
 
 def test_a_second_run_changes_nothing_anywhere(provisioned: Provisioned) -> None:
