@@ -136,3 +136,18 @@ def test_the_parsers_complaints_count_and_an_absent_controller_does_not():
         "Unable to process configuration file"
     )
     assert configuration.complaint("Slurmctld(primary) at head is DOWN") == ""
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason", "lost"),
+    [
+        ("DOWN+DYNAMIC_NORM+NOT_RESPONDING", "Not responding", True),
+        ("DOWN+DYNAMIC_NORM", "Not responding", False),
+        ("DOWN+NOT_RESPONDING", "a new fan", False),
+        ("IDLE+NOT_RESPONDING", "", False),
+    ],
+)
+def test_only_what_slurm_itself_took_down_for_its_silence_is_woken(
+    flags: str, reason: str, lost: bool
+):
+    assert head.is_lost(state(flags, reason)) is lost

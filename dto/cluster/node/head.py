@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
+import socket
 import threading
 import time
 from collections.abc import Mapping
@@ -20,6 +22,8 @@ _log = logging.getLogger("dto.head")
 REMOVED = Path("/etc/dto/removed")
 """A file for each node that was taken out: one that comes back by itself must not register."""
 _EVERY_SECONDS = 3.0
+_TURNS_PER_WAKE = 5
+SLURMD_PORT = 6818
 _PARKED_SECONDS = 400.0
 """A requeue parks for cred_expire (Slurm's default is 120); later is a person's wish."""
 
@@ -49,6 +53,35 @@ def hurry() -> list[str]:
             if done.code == 0:
                 hurried.append(job_id)
     return hurried
+
+
+def wake() -> list[str]:
+    """Return nodes to service that were out of reach and answer again; returns their names.
+
+    slurmctld does not ping a node that is down and does not answer (Slurm 22.05, ping_nodes), and
+    slurmd registers only when it starts: after a cut cable such a node would stay down for good.
+    Its gate is what lets its slurmd run at all.
+    """
+    woken = []
+    for node in filter(is_lost, slurm.nodes()):
+        if not (REMOVED / node.name).is_file() and _listens(node.address):
+            slurm.resume(node.name)
+            woken.append(node.name)
+    return woken
+
+
+def is_lost(node: slurm.NodeState) -> bool:
+    """Tell whether slurmctld took a node down for its silence; a person's `down` is not ours."""
+    is_silent = node.is_down and "NOT_RESPONDING" in node.flags
+    return is_silent and node.reason.lower().startswith("not responding")
+
+
+def _listens(address: str) -> bool:
+    try:
+        socket.create_connection((address, SLURMD_PORT), timeout=2).close()
+    except OSError:
+        return False
+    return True
 
 
 def answers(node: Node) -> dict[str, Any]:
@@ -109,10 +142,12 @@ def serve(node: Node) -> None:
         return
     threading.Thread(target=server.serve_forever, daemon=True).start()
     trouble = ""
-    while True:
+    for turn in itertools.count():
         try:
             for job_id in hurry():
                 _log.info("job %s, requeued, starts as soon as it fits", job_id)
+            for name in wake() if turn % _TURNS_PER_WAKE == 0 else ():
+                _log.info("%s answers again", name)
             trouble = ""
         except NodeError as error:
             if str(error) != trouble:
