@@ -65,7 +65,7 @@ def wake() -> list[str]:
     woken = []
     for node in filter(is_lost, slurm.nodes()):
         if not (REMOVED / node.name).is_file() and _listens(node.address):
-            slurm.resume(node.name)
+            slurm.change("update", f"nodename={node.name}", "state=resume")
             woken.append(node.name)
     return woken
 
