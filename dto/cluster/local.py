@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import socket
-from pathlib import Path
 
 from dto.cluster import preflight
-from dto.errors import UsageError
 from dto.remote.local import LocalHost
 
 
@@ -44,8 +42,3 @@ def address_towards(other: str = "192.0.2.1") -> str:
 
 def probe_here() -> preflight.Probe:
     return preflight.probe(LocalHost("this machine"))
-
-
-def refuse_if_not_linux_with_systemd() -> None:
-    if not Path("/run/systemd/system").is_dir():
-        raise UsageError("this machine does not run systemd, which SLURM's services need")

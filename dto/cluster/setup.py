@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from dto.cluster import local, sources
 from dto.cluster.asked import Asked, check, even_gpus, settings, slurm_for
@@ -118,15 +119,7 @@ def _draft(
         return draft_from_record(saved, source)
     more = settings(asked)
     if asked.local:
-        here = local.probe_here()
-        more |= slurm_for([here] if saved is None else [])
-        each = even_gpus(asked)
-        gpus = each if each is not None else (here.gpus or None) if saved is None else None
-        address = saved.head.address if saved else local.address_towards()
-        name = asked.cluster_name or "local"
-        more["ssh"] = {"user": asked.reach.user or here.user}
-        values = sources.local_values(name, here.hostname, address, gpus=gpus, more=more)
-        return draft_from_flags(saved, values)
+        return _draft_local(asked, saved, more)
     if not asked.master_ip:
         assert saved is not None
         return Draft(asked.reach.applied(with_changes(saved, more) if more else saved))
@@ -147,6 +140,18 @@ def _draft(
         bastion=reach.bastion,
         more=more,
     )
+    return draft_from_flags(saved, values)
+
+
+def _draft_local(asked: Asked, saved: DtoCluster | None, more: dict[str, Any]) -> Draft:
+    here = local.probe_here()
+    more |= slurm_for([here] if saved is None else [])
+    each = even_gpus(asked)
+    gpus = each if each is not None else (here.gpus or None) if saved is None else None
+    address = saved.head.address if saved else local.address_towards()
+    name = asked.cluster_name or "local"
+    more["ssh"] = {"user": asked.reach.user or here.user}
+    values = sources.local_values(name, here.hostname, address, gpus=gpus, more=more)
     return draft_from_flags(saved, values)
 
 
