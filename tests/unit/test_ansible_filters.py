@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests.helpers import cannot
+
 ANSIBLE = Path(__file__).parents[2] / "ansible"
 GIB = 1024**3
 
@@ -166,7 +168,7 @@ def test_static_nodes_and_cloned_disks_are_remarks_not_problems():
 def test_unit_names_are_those_of_systemd(path: str):
     escape = shutil.which("systemd-escape")
     if not escape:
-        pytest.skip("needs systemd-escape")
+        cannot("needs systemd-escape")
     argv = [escape, "--path", "--suffix=mount", path]
     wanted = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=20).stdout
     assert filters.unit_name(path) == wanted.strip()

@@ -24,6 +24,7 @@ from dto.errors import ClusterError, PreflightError, UsageError
 from dto.remote.errors import HostKeyChanged, UnknownHostKey, Unreachable
 from dto.remote.host import Host
 from dto.remote.local import LocalHost
+from tests.helpers import cannot
 
 KEY = "AAAAC3NzaC1lZDI1NTE5AAAAIAyHj0/VrkJhlBzIPTRrrkNrurhXnWFbcmIFXA2Kv8ap"
 
@@ -177,7 +178,7 @@ def test_gpus_are_spread_evenly_or_not_at_all() -> None:
 @pytest.fixture
 def key(tmp_path: Path) -> str:
     if not shutil.which("ssh-keygen") or not shutil.which("ssh-agent"):
-        pytest.skip("needs the openssh client")
+        cannot("needs the openssh client")
     command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", tmp_path / "key"]
     subprocess.run(command, check=True, timeout=60)
     text = (tmp_path / "key").read_text()

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-import pytest
 
 from dto.remote.host_keys import HostKey, append_known_host, parse_key
 from dto.remote.target import SshTarget
+from tests.helpers import cannot
 
 SSHD = "/usr/sbin/sshd"
 _START_SECONDS = 20
@@ -84,7 +84,7 @@ def serving(folder: Path, *settings: str, key: Path | None = None) -> Iterator[S
     """Start a server in a new folder; `settings` are lines of sshd_config."""
     missing = [one for one in (SSHD, "ssh-keygen") if shutil.which(one) is None]
     if missing:
-        _cannot(f"needs {', '.join(missing)} (Debian: openssh-server openssh-client)")
+        cannot(f"needs {', '.join(missing)} (Debian: openssh-server openssh-client)")
     folder.mkdir(parents=True)
     host_key = make_key(folder / "host_key")
     key = key or make_key(folder / "key")
@@ -99,12 +99,6 @@ def serving(folder: Path, *settings: str, key: Path | None = None) -> Iterator[S
             process.terminate()
             process.wait(10)
             _kill(children)
-
-
-def _cannot(reason: str) -> None:
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason, pytrace=False)
-    pytest.skip(reason)
 
 
 def _start(folder: Path, settings: tuple[str, ...]) -> tuple[subprocess.Popen[bytes], int]:
@@ -124,7 +118,7 @@ def _start(folder: Path, settings: tuple[str, ...]) -> tuple[subprocess.Popen[by
             return process, port
         process.kill()
         process.wait(10)
-    _cannot(f"sshd does not start: {(folder / 'sshd.log').read_text()[-300:]}")
+    cannot(f"sshd does not start: {(folder / 'sshd.log').read_text()[-300:]}")
     raise AssertionError
 
 
