@@ -20,6 +20,8 @@ from dto.cluster.inventory_checks import (
 )
 from dto.cluster.inventory_hosts import (
     Address,
+    Budget,
+    Cloud,
     Dollars,
     Host,
     HostKey,
@@ -77,6 +79,9 @@ class DtoCluster(Part):
     power: Power = Power()
     bucket: Line | None = None
     prices: dict[Word, Dollars] | None = None
+    """What an instance type costs an hour; `<type>-spot` is its price on spot."""
+    budget: Budget = Budget()
+    cloud: Cloud = Cloud()
     monitoring: Monitoring = Monitoring()
     software: Software = Software()
 

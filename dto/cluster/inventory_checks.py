@@ -18,7 +18,7 @@ _PRIVATE = re.compile(r"-----BEGIN|PuTTY-User-Key-File|b3BlbnNzaC1rZXktdjE")
 _TEMPLATE = re.compile(r"\{\{|\{%|\{#")
 INHERITED = ("gpus", "gpu_type", "gpu_files", "features")
 """What a node has from its group unless it says otherwise."""
-_OF_THE_HEAD = ("public_address", "local", "instance_id", "hourly_usd")
+_OF_THE_HEAD = ("public_address", "local", "instance_id", "instance_type", "hourly_usd")
 """What the head, as a node, has from the entry of the head."""
 
 

@@ -55,7 +55,9 @@ class Host(Part):
     local: bool = False
     """It is the machine that we run on: no ssh."""
     instance_id: Word | None = None
+    instance_type: Word | None = None
     hourly_usd: Dollars | None = None
+    """What it costs while it is on; else the record's `prices` tell, by its instance type."""
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -151,6 +153,31 @@ class Power(Part):
 
     on: Command | None = None
     off: Command | None = None
+
+
+class Budget(Part):
+    """What the cluster may use until somebody raises it; what is None is not limited.
+
+    At 80 % of `amount` or `hours` people are warned, at 100 % jobs save and the nodes are switched
+    off; a node that was idle for `idle_minutes` is switched off, too.
+    """
+
+    amount: Dollars | None = None
+    """In the currency of `prices`."""
+    hours: Annotated[float, Field(gt=0, le=1e7, allow_inf_nan=False)] | None = None
+    """Node-hours: two nodes for an hour are two."""
+    idle_minutes: Annotated[float, Field(gt=0, le=1e5, allow_inf_nan=False)] | None = None
+
+
+class Cloud(Part):
+    """Where the cloud keeps this cluster: what its head may ask for and what `down` sweeps."""
+
+    account: Word | None = None
+    """The AWS account or the Nebius project."""
+    scaling_group: Word | None = None
+    """The auto-scaling group that holds the nodes (AWS)."""
+    host_keys: Annotated[Line, AfterValidator(words.parameter_path)] | None = None
+    """The SSM path under which hosts publish their host keys (AWS)."""
 
 
 class Monitoring(Part):

@@ -11,6 +11,7 @@ from dto.config.durations import parse_time_limit, slurm_time
 
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+_PARAMETER = re.compile(r"(/[A-Za-z0-9_.-]{1,63}){1,8}")
 _CLUSTER = re.compile(r"[a-z]([a-z0-9-]{0,30}[a-z0-9])?")
 _LOGIN = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 _RESERVED_HOSTS = {"all", "cluster", "default", "localhost", "nodes", "ungrouped"}
@@ -140,6 +141,13 @@ def jump_parts(value: str) -> tuple[str | None, str, int | None]:
 def plain_word(value: str) -> str:
     if not _WORD.fullmatch(value):
         raise ValueError(f"{value!r} must be letters, digits and _ . - (at most 63)")
+    return value
+
+
+def parameter_path(value: str) -> str:
+    """A path in a cloud's parameter store: /dto/lab/host-keys."""
+    if not _PARAMETER.fullmatch(value):
+        raise ValueError(f"{value!r} must be a path such as /dto/lab/host-keys")
     return value
 
 
