@@ -36,6 +36,10 @@ def _vm() -> str | None:
     return _programs(programs, packages)
 
 
+def _cloud() -> str | None:
+    return None if shutil.which("terraform") else "needs terraform (>= 1.11)"
+
+
 def _horovod() -> str | None:
     if importlib.util.find_spec("horovod") is None:
         return "needs Horovod (scripts/install-horovod.sh)"
@@ -51,6 +55,7 @@ NEEDS: dict[str, Callable[[], str | None]] = {
     "rig": _slurm,
     "lab": _lab,
     "vm": _vm,
+    "cloud": _cloud,
     "horovod": _horovod,
     "gpu": _gpu,
 }

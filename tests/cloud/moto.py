@@ -1,0 +1,61 @@
+"""A make-believe AWS on loopback: moto's server in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests.helpers import REPOSITORY
+
+REGION = "eu-north-1"
+
+
+@contextmanager
+def moto_server() -> Iterator[str]:
+    """Start an empty AWS and yield its URL; it and all it held are gone afterwards."""
+    quiet = {"MOTO_CALL_RESET_API": "false", "PYTHONUNBUFFERED": "1"}
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tests.cloud.moto"], cwd=REPOSITORY, env={**os.environ, **quiet},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    with server:
+        try:
+            assert server.stdout is not None
+            url = server.stdout.readline().strip()
+            assert url.startswith("http://127.0.0.1:"), f"moto did not start: {url!r}"
+            yield url
+        finally:
+            server.kill()
+
+
+def environment(url: str) -> dict[str, str]:
+    """What an AWS client needs to find this AWS and no other."""
+    return {
+        "AWS_ENDPOINT_URL": url,
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_REGION": REGION,
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+
+def _serve() -> None:
+    """Serve until the test that started us is gone, however it went."""
+    import logging
+
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    print(f"http://{host}:{port}", flush=True)
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    _serve()
