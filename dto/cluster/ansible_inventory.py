@@ -129,12 +129,12 @@ def ssh_arguments(record: DtoCluster, host: Host, known_hosts: Path | None, key:
     The bastion is a ProxyCommand, for ssh hands neither key nor known_hosts on to a ProxyJump.
     """
     options = _trust(known_hosts, key, percent="%%")
-    if record.needs_bastion(host) and record.ssh.bastion:
-        user, place, port = words.jump_parts(record.ssh.bastion)
+    if record.needs_bastion(host) and record.ssh.way_in:
+        user, place, port = words.jump_parts(record.ssh.way_in)
         inner = _trust(known_hosts, key, percent="%%%%")
         inner += ["-o", f'IdentityFile="{key.replace("%", "%%%%")}"'] if key else []
         jump = ["ssh", *inner]
-        jump += ["-p", str(port or 22), "-l", user or record.ssh.user, "-W", "[%h]:%p", place]
+        jump += ["-p", str(port or 22), "-l", str(user), "-W", "[%h]:%p", place]
         options += ["-o", f"ProxyCommand={shlex.join(jump)}"]
     return shlex.join(options)
 

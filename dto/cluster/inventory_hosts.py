@@ -45,6 +45,13 @@ class Ssh(Part):
     key: Line | None = None
     bastion: Jump | None = None
 
+    @property
+    def way_in(self) -> str | None:
+        """The bastion, with who we are there: the hosts' user unless it names its own."""
+        if self.bastion is None or "@" in self.bastion:
+            return self.bastion
+        return f"{self.user}@{self.bastion}"
+
 
 class Host(Part):
     """A machine: `address` is what the others reach it by, `public_address` what we do."""

@@ -100,7 +100,7 @@ class Session:
                 user=record.ssh.user,
                 port=record.ssh.port,
                 key=record.ssh.key,
-                bastion=record.ssh.bastion if record.needs_bastion(member) else None,
+                bastion=record.ssh.way_in if record.needs_bastion(member) else None,
                 known_hosts=(self.state.known_hosts, *usual),
                 host_keys=tuple(dict.fromkeys(keys)),
             ),

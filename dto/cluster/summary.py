@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from dto.cluster.inventory import DtoCluster
 from dto.cluster.inventory_hosts import Host
 from dto.cluster.status import NodeStatus
+from dto.cluster.words import jump_parts
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,19 @@ def next_commands(record: DtoCluster) -> list[str]:
     words = ["ssh"]
     words += ["-i", record.ssh.key] if record.ssh.key else []
     words += ["-p", str(record.ssh.port)] if record.ssh.port != 22 else []
-    if record.ssh.bastion and record.needs_bastion(record.head):
-        words += ["-J", record.ssh.bastion]
+    if record.needs_bastion(record.head):
+        words += _through_bastion(record)
     return [shlex.join([*words, f"{record.ssh.user}@{record.ssh_address(record.head)}"]), train]
+
+
+def _through_bastion(record: DtoCluster) -> list[str]:
+    """The way for ssh, which does not hand a key on to a host that it jumps over."""
+    way, key = str(record.ssh.way_in), record.ssh.key
+    if not key:
+        return ["-J", way]
+    user, place, port = jump_parts(way)
+    inner = ["ssh", "-i", key.replace("%", "%%"), "-p", str(port or 22)]
+    return ["-o", f"ProxyCommand={shlex.join([*inner, '-W', '[%h]:%p', f'{user}@{place}'])}"]
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from dto.cluster.inventory import DtoCluster, parse_record
@@ -64,6 +65,17 @@ def test_the_way_to_the_head_is_spelt_out() -> None:
     ]
     head = {"name": "head", "address": "10.0.0.1", "public_address": "198.51.100.7"}
     assert next_commands(record(ssh=ssh, head=head))[0] == "ssh -p 2222 me@198.51.100.7"
+
+
+def test_a_bastion_is_given_the_key_and_the_user_that_the_hosts_have() -> None:
+    ssh = {"user": "me", "key": "/home/me/a key", "bastion": "203.0.113.9:2200"}
+    [words, _] = [shlex.split(line) for line in next_commands(record(ssh=ssh, nodes=[]))]
+    assert words[:3] == ["ssh", "-i", "/home/me/a key"] and words[-1] == "me@10.0.0.1"
+    through = words[words.index("-o") + 1].removeprefix("ProxyCommand=")
+    assert shlex.split(through) == ["ssh", "-i", "/home/me/a key", "-p", "2200",
+                                    "-W", "[%h]:%p", "me@203.0.113.9"]  # fmt: skip
+    keyless = {"user": "me", "bastion": "203.0.113.9"}
+    assert next_commands(record(ssh=keyless, nodes=[]))[0] == "ssh -J me@203.0.113.9 me@10.0.0.1"
 
 
 def test_a_cluster_of_this_machine_needs_no_ssh() -> None:
