@@ -25,6 +25,7 @@ from dto.cluster.inventory_hosts import (
     Dollars,
     Host,
     HostKey,
+    InstanceType,
     Monitoring,
     Node,
     NodeGroup,
@@ -78,7 +79,7 @@ class DtoCluster(Part):
     slurm: Slurm = Slurm()
     power: Power = Power()
     bucket: Line | None = None
-    prices: dict[Word, Dollars] | None = None
+    prices: dict[InstanceType, Dollars] | None = None
     """What an instance type costs an hour; `<type>-spot` is its price on spot."""
     budget: Budget = Budget()
     cloud: Cloud = Cloud()

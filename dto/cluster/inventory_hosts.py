@@ -16,6 +16,7 @@ HostName = Annotated[Line, AfterValidator(words.host_name)]
 Address = Annotated[Line, AfterValidator(words.address)]
 Jump = Annotated[Line, AfterValidator(words.jump)]
 Word = Annotated[Line, AfterValidator(words.plain_word)]
+InstanceType = Annotated[Line, AfterValidator(words.instance_type)]
 Device = Annotated[Line, AfterValidator(words.device)]
 HostKey = Annotated[Line, AfterValidator(keys.host_key)]
 UserKey = Annotated[Line, AfterValidator(keys.user_key)]
@@ -62,7 +63,7 @@ class Host(Part):
     local: bool = False
     """It is the machine that we run on: no ssh."""
     instance_id: Word | None = None
-    instance_type: Word | None = None
+    instance_type: InstanceType | None = None
     hourly_usd: Dollars | None = None
     """What it costs while it is on; else the record's `prices` tell, by its instance type."""
 

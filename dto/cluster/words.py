@@ -11,6 +11,7 @@ from dto.config.durations import parse_time_limit, slurm_time
 
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+_TYPE = re.compile(rf"{_WORD.pattern}(/{_WORD.pattern})?")
 _PARAMETER = re.compile(r"(/[A-Za-z0-9_.-]{1,63}){1,8}")
 _CLUSTER = re.compile(r"[a-z]([a-z0-9-]{0,30}[a-z0-9])?")
 _LOGIN = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
@@ -141,6 +142,13 @@ def jump_parts(value: str) -> tuple[str | None, str, int | None]:
 def plain_word(value: str) -> str:
     if not _WORD.fullmatch(value):
         raise ValueError(f"{value!r} must be letters, digits and _ . - (at most 63)")
+    return value
+
+
+def instance_type(value: str) -> str:
+    """A cloud's name for a kind of machine: p5.48xlarge, gpu-h100-sxm/8gpu-128vcpu-1600gb."""
+    if not _TYPE.fullmatch(value):
+        raise ValueError(f"{value!r} must be letters, digits and _ . - with at most one '/'")
     return value
 
 
