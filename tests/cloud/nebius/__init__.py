@@ -1,0 +1,1 @@
+"""A stub of the provider nebius/nebius, for tests without an account."""
