@@ -153,9 +153,9 @@ def problem_of(outcome: Outcome, session: Session, head: str) -> DtoError | None
     return DtoError(f"{first}{more}; the log is {session.state.log_path}")
 
 
-def told_left_out(left_out: Mapping[str, str]) -> str:
+def told_left_out(left_out: Mapping[str, str], remedy: str = "run it again") -> str:
     told = "; ".join(f"{name} ({reason})" for name, reason in sorted(left_out.items()))
-    return f"left out: {told}: run it again when they answer"
+    return f"left out: {told}: {remedy} when they answer"
 
 
 def states_of(session: Session) -> dict[str, NodeStatus]:

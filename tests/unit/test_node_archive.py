@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import random
 import stat
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from dto.cluster.node.errors import NodeError
 from dto.cluster.wheel import pack_node_programs
 
 ROOT = Path(__file__).parents[2]
+MANIFEST = b'{"version": 1, "made": 0, "cluster": "lab"}'
 
 
 def test_an_archive_is_for_root_alone_and_holds_what_is_there(tmp_path: Path):
@@ -31,7 +33,7 @@ def test_an_archive_is_for_root_alone_and_holds_what_is_there(tmp_path: Path):
     assert not (tmp_path / "b.tar.gz.partial").exists()
 
 
-def archived(path: Path, files: dict[str, bytes], manifest: bytes = b'{"version": 1}') -> Path:
+def archived(path: Path, files: dict[str, bytes], manifest: bytes = MANIFEST) -> Path:
     with tarfile.open(path, "w:gz") as made:
         archive._add_bytes(made, "dto-backup.json", manifest)
         folder = tarfile.TarInfo("var/lib/slurm/slurmctld")
@@ -51,21 +53,43 @@ def test_state_is_put_back_whole_and_nothing_else_is_touched(tmp_path: Path):
         "var/lib/slurm/slurmctld/job_state": b"jobs", "etc/munge/munge.key": b"key",
         "etc/slurm/slurm.conf": b"the old head's", "etc/munge/../shadow": b"no",
     })  # fmt: skip
-    archive.restore(source, root)
+    archive.restore(source, "lab", root)
     assert {str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()} == {
         "var/lib/slurm/slurmctld/job_state", "etc/munge/munge.key",
     }  # fmt: skip
     assert stat.S_IMODE((root / "etc/munge/munge.key").stat().st_mode) == 0o600
 
 
-@pytest.mark.parametrize("manifest", [b'{"version": 9}', b"[]", b"no json"])
-def test_a_foreign_archive_is_refused(tmp_path: Path, manifest: bytes):
+@pytest.mark.parametrize(
+    ("manifest", "words"),
+    [
+        (b'{"version": 9}', "another dto"),
+        (b"[]", "another dto"),
+        (b"no json", "no whole backup"),
+        (MANIFEST.replace(b"lab", b"other"), "of cluster other, not of lab"),
+    ],
+)
+def test_a_foreign_archive_is_refused(tmp_path: Path, manifest: bytes, words: str):
     source = archived(tmp_path / "b.tar.gz", {}, manifest)
-    with pytest.raises(NodeError):
-        archive.restore(source, tmp_path / "root")
-    (tmp_path / "text").write_text("no archive")
-    with pytest.raises(NodeError, match="no backup"):
-        archive.restore(tmp_path / "text", tmp_path / "root")
+    with pytest.raises(NodeError, match=words):
+        archive.restore(source, "lab", tmp_path / "root")
+    assert not (tmp_path / "root").exists()
+
+
+def test_a_damaged_archive_is_refused_wherever_the_damage_is(tmp_path: Path):
+    key = random.Random(0).randbytes(20_000)
+    whole = archived(tmp_path / "b.tar.gz", {"etc/munge/munge.key": key}).read_bytes()
+    assert archive.check(tmp_path / "b.tar.gz", "lab")["cluster"] == "lab"
+    flipped = [whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :]
+               for at in range(32, len(whole), 997)]  # fmt: skip
+    cut = [whole[:size] for size in range(0, len(whole), 997)]
+    for number, damaged in enumerate((b"no archive", *cut, *flipped)):
+        source = tmp_path / "damaged"
+        source.write_bytes(damaged)
+        with pytest.raises(NodeError, match="no whole backup|another dto"):
+            archive.restore(source, "lab", tmp_path / "root")
+            pytest.fail(f"damage {number} was not seen")
+    assert not (tmp_path / "root").exists()
 
 
 def test_the_program_runs_without_dto_installed(tmp_path: Path):

@@ -8,17 +8,20 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 from dto.cluster.node import (
     archive,
     configuration,
     gate,
+    guard,
     head,
     health,
     inspect_node,
     probes,
     retire,
+    spot,
     verify,
 )
 from dto.cluster.node.errors import NodeError
@@ -58,6 +61,20 @@ def _retire(node: Node, options: argparse.Namespace) -> int:
     return _say(retire.empty(options.node, options.why, options.limit, node.peer_port))
 
 
+def _spot(node: Node, options: argparse.Namespace) -> int:
+    if options.shutdown:
+        return spot.shutdown(node)
+    spot.watch(node)
+    return 0
+
+
+def _guard(node: Node, options: argparse.Namespace) -> int:
+    if options.report:
+        return _say(guard.say(node))
+    guard.serve(node)
+    return 0
+
+
 def _probe_shared(options: argparse.Namespace) -> int:
     probes.probe_shared(Path(options.folder), options.is_mount == "1")
     return 0
@@ -69,13 +86,15 @@ def _check_conf(options: argparse.Namespace) -> int:
 
 
 def _backup(options: argparse.Namespace) -> int:
-    saved = archive.save(options.archive, options.places, {"head": os.uname().nodename})
+    facts = {"cluster": options.cluster, "head": os.uname().nodename}
+    saved = archive.save(options.archive, options.places, facts)
     return _say(f"saved {saved}")
 
 
 def _restore(options: argparse.Namespace) -> int:
-    facts = archive.restore(options.archive)
-    return _say(f"restored what {facts.get('head', 'a head')} had")
+    facts = archive.restore(options.archive, options.cluster)
+    made = datetime.fromtimestamp(facts["made"]).isoformat(" ", "minutes")
+    return _say(f"restored what {facts.get('head', 'the head')} had at {made}")
 
 
 def _line(node: Node) -> int:
@@ -92,6 +111,8 @@ _WITH_NODE: dict[str, _Command] = {
     "inspect": _inspect,
     "pair": _pair,
     "retire": _retire,
+    "spot": _spot,
+    "guard": _guard,
     "line": lambda node, options: _line(node),
 }
 _ALONE: dict[str, Callable[[argparse.Namespace], int]] = {
@@ -132,6 +153,12 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--why", default="removing")
     one.add_argument("--delete", action="store_true", help="take the empty node out of SLURM")
     one.add_argument("--undo", action="store_true", help="let it take jobs again")
+    add("spot", "leave this node once the cloud wants it back").add_argument(
+        "--shutdown", action="store_true", help="the machine goes down: leave now"
+    )
+    add("guard", "count what the cluster costs, and keep it within its budget").add_argument(
+        "--report", action="store_true", help="print what was used, as JSON"
+    )
     one = add("probe-shared", "write and read in the shared folder")
     one.add_argument("folder")
     one.add_argument("is_mount", choices=("0", "1"))
@@ -139,7 +166,10 @@ def parser() -> argparse.ArgumentParser:
     one = add("backup", "save SLURM's state, the munge key and the database")
     one.add_argument("archive", type=Path)
     one.add_argument("places", nargs="+", type=Path)
-    add("restore", "put them back; the daemons are stopped").add_argument("archive", type=Path)
+    one.add_argument("--cluster", required=True, help="whose they are")
+    one = add("restore", "put them back; the daemons are stopped")
+    one.add_argument("archive", type=Path)
+    one.add_argument("--cluster", required=True, help="whose they must be")
     return top
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import io
 import json
 import os
 import shutil
 import tarfile
 import time
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,28 +58,45 @@ def save(target: Path, places: Sequence[Path], facts: Mapping[str, str]) -> Path
     raise NodeError("SLURM's state changes all the time: try again when fewer jobs start and end")
 
 
-def restore(source: Path, root: Path = Path("/")) -> dict[str, Any]:
-    """Put key, state and database in place; the daemons are stopped. Returns the archive's facts.
+def check(source: Path, cluster: str) -> dict[str, Any]:
+    """Read an archive to its end and return its facts; nothing is written.
 
     Raises:
-        NodeError: that is no archive of ours.
+        NodeError: it is damaged, no archive of ours, or another cluster's.
     """
     try:
+        with gzip.open(source) as packed:
+            while packed.read(1 << 20):  # its checksum comes last
+                pass
         with tarfile.open(source) as archive:
             about = archive.extractfile(_MANIFEST)
             facts = json.loads(about.read()) if about else {}
             if not isinstance(facts, dict) or facts.get("version") != _VERSION:
                 raise NodeError(f"{source} was made by another dto: use that one")
-            members = [member for member in archive if _is_wanted(member)]
-            for top in _tops(members):
-                _remove(root / top)
-            for member in members:
-                _extract(archive, member, root)
-            dump = _read(archive, _DUMP)
-    except (OSError, KeyError, ValueError, tarfile.TarError) as error:
-        raise NodeError(f"{source} is no backup of dto's: {error}") from None
-    if dump is not None:
-        _load(dump)
+            facts["has_database"] = _DUMP in archive.getnames()
+    except (OSError, EOFError, KeyError, ValueError, zlib.error, tarfile.TarError) as error:
+        raise NodeError(f"{source} is no whole backup of dto's: {error}") from None
+    if facts.get("cluster") != cluster:
+        theirs = facts.get("cluster", "that is not named")
+        raise NodeError(f"{source} is a backup of cluster {theirs}, not of {cluster}")
+    return facts
+
+
+def restore(source: Path, cluster: str, root: Path = Path("/")) -> dict[str, Any]:
+    """Put database, key and state in place; the daemons are stopped. Returns the archive's facts.
+
+    Raises:
+        NodeError: that is no archive of this cluster, or the database cannot be restored.
+    """
+    facts = check(source, cluster)
+    with tarfile.open(source) as archive:
+        members = [member for member in archive if _is_wanted(member)]
+        if (dump := _read(archive, _DUMP)) is not None:
+            _load(dump)
+        for top in _tops(members):
+            _remove(root / top)
+        for member in members:
+            _extract(archive, member, root)
     return facts
 
 
@@ -148,7 +167,8 @@ def _dump() -> bytes | None:
     """Return the accounting database; None where there is none."""
     if not Path("/etc/slurm/slurmdbd.conf").is_file():
         return None
-    done = run("mariadb-dump", "--single-transaction", "--databases", DATABASE, timeout=600)
+    options = ("--single-transaction", "--hex-blob", "--databases")
+    done = run("mariadb-dump", *options, DATABASE, timeout=600)
     if done.code:
         raise NodeError(f"the accounting database cannot be saved: {done.said}")
     return done.out.encode()
