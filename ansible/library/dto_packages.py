@@ -13,12 +13,17 @@ from ansible.module_utils.basic import AnsibleModule
 DOCUMENTATION = """
 ---
 module: dto_packages
-short_description: Installs Debian packages, and finishes what a killed run has left
+short_description: Installs or upgrades Debian packages, and finishes what a killed run has left
 description:
   - Updates the package lists only when a package is missing and they are old or lack it.
 options:
   name: {description: Packages that shall be there., type: list, elements: str, default: []}
   repair: {description: Finish half-installed packages first., type: bool, default: false}
+  upgrade:
+    description: Bring those that are installed up to date, held ones too, and install no other.
+    type: bool
+    default: false
+  update: {description: Read the package lists first., type: bool, default: false}
   recommends: {description: Install recommended packages too., type: bool, default: false}
   lock_seconds: {description: How long to wait for another apt., type: int, default: 300}
   fresh_seconds: {description: Age at which package lists are old., type: int, default: 3600}
@@ -69,6 +74,39 @@ def missing(names: list) -> list:
     query = run(["dpkg-query", "-W", "-f", "${Package} ${Status}\n", *names])
     there = installed(query.stdout)
     return [name for name in names if name not in there]
+
+
+def versions(names: list) -> dict:
+    """Return package -> version of those that are installed."""
+    query = run(["dpkg-query", "-W", "-f", "${Package} ${Version} ${Status}\n", *names])
+    lines = (line.split() for line in query.stdout.splitlines())
+    return {words[0]: words[1] for words in lines if words[3:] == ["ok", "installed"]}
+
+
+def newer(simulated: str) -> list:
+    """Return the packages that apt-get --simulate would put in place."""
+    lines = (line.split() for line in simulated.splitlines())
+    return sorted({words[1] for words in lines if words[:1] == ["Inst"]})
+
+
+def upgrade(names: list, lock_seconds: int, is_dry: bool) -> tuple[list, str]:
+    """Upgrade what is installed; returns what got another version, and what went wrong."""
+    before = versions(names)
+    argv = ["apt-get", *OPTIONS, "-o", f"DPkg::Lock::Timeout={lock_seconds}",
+            "--no-install-recommends", "--only-upgrade", "--allow-change-held-packages",
+            "install", *before]  # fmt: skip
+    if not before:
+        return [], ""
+    if is_dry:
+        done = run([word for word in argv if word != "-qq"] + ["--simulate"])
+        return newer(done.stdout), complaint(done.stdout) if done.returncode else ""
+    held = run(["apt-mark", "showhold"]).stdout.split()
+    done = run(argv)
+    if held:
+        run(["apt-mark", "hold", *held])
+    after = versions(names)
+    changed = sorted(name for name in after if after[name] != before.get(name))
+    return changed, complaint(done.stdout) if done.returncode else ""
 
 
 def is_broken() -> bool:
@@ -149,6 +187,8 @@ def main() -> None:
         argument_spec={
             "name": {"type": "list", "elements": "str", "default": []},
             "repair": {"type": "bool", "default": False},
+            "upgrade": {"type": "bool", "default": False},
+            "update": {"type": "bool", "default": False},
             "recommends": {"type": "bool", "default": False},
             "lock_seconds": {"type": "int", "default": 300},
             "fresh_seconds": {"type": "int", "default": 3600},
@@ -157,19 +197,35 @@ def main() -> None:
     )
     given = module.params
     must_repair = given["repair"] and is_broken()
-    absent = missing(given["name"])
     if must_repair and not module.check_mode:
-        wrong = repair(given["lock_seconds"])
-        if wrong:
+        if wrong := repair(given["lock_seconds"]):
             module.fail_json(msg=wrong)
-        absent = missing(given["name"])
+    if given["update"] and not module.check_mode:
+        if wrong := update(given["lock_seconds"]):
+            module.fail_json(msg=wrong)
+    change = upgraded if given["upgrade"] else installed_now
+    found = change(module)
+    module.exit_json(changed=bool(found or must_repair), installed=found, repaired=must_repair)
+
+
+def upgraded(module: AnsibleModule) -> list:
+    given = module.params
+    found, wrong = upgrade(given["name"], given["lock_seconds"], module.check_mode)
+    if wrong:
+        module.fail_json(msg=f"could not upgrade {', '.join(given['name'])}: {wrong}")
+    return found
+
+
+def installed_now(module: AnsibleModule) -> list:
+    given = module.params
+    absent = missing(given["name"])
     if absent and not module.check_mode:
         wrong = install(
             absent, given["recommends"], given["lock_seconds"], given["fresh_seconds"]
         )
         if wrong:
             module.fail_json(msg=f"could not install {', '.join(absent)}: {wrong}")
-    module.exit_json(changed=bool(absent or must_repair), installed=absent, repaired=must_repair)
+    return absent
 
 
 if __name__ == "__main__":

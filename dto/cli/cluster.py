@@ -210,7 +210,7 @@ def verify_command(cluster_name: str | None, **options: Any) -> None:
 @check_option
 @verbose_option
 def upgrade_command(cluster_name: str | None, **options: Any) -> None:
-    """Bring packages and dto up to date, node by node, while the others work."""
+    """Bring SLURM's and munge's packages up to date, node by node: its jobs save and go on."""
     from dto.cluster.upkeep import upgrade
 
     with _key(options):
@@ -235,7 +235,7 @@ def backup_command(file: str, cluster_name: str | None, **options: Any) -> None:
 @reach_options
 @yes_option
 def restore_command(file: str, cluster_name: str | None, yes: bool, **options: Any) -> None:
-    """Put the head back to what FILE holds."""
+    """Put the head, also a fresh one that was set up, back to what FILE holds."""
     from dto.cluster.upkeep import restore
 
     with _key(options):

@@ -111,6 +111,12 @@ def test_apt_s_own_errors_are_what_a_user_reads():
     assert packages.complaint("one\nlast words\n\n") == "last words"
 
 
+def test_what_apt_would_upgrade_is_read_from_its_simulation():
+    text = "Reading state\nInst slurmd [22.05-1] (22.05-2 Debian [amd64])\nConf slurmd (22.05-2)\n"
+    assert packages.newer(text + "Inst munge [1] (2 local)\n") == ["munge", "slurmd"]
+    assert packages.newer("0 upgraded, 0 newly installed\n") == []
+
+
 def test_package_lists_are_old_when_a_source_is_newer(tmp_path: Path):
     lists, sources = tmp_path / "lists", tmp_path / "sources"
     lists.mkdir()
