@@ -132,6 +132,7 @@ def _environment(play: Play, events: int) -> dict[str, str]:
         "ANSIBLE_CALLBACK_PLUGINS": str(home / "callback_plugins"),
         "ANSIBLE_CALLBACKS_ENABLED": "dto_events",
         "ANSIBLE_NOCOLOR": "1",
+        **_strategy(),
         "ANSIBLE_LOCALHOST_WARNING": "false",
         "ANSIBLE_RETRY_FILES_ENABLED": "false",
         "DTO_EVENTS_FD": str(events),
@@ -139,6 +140,15 @@ def _environment(play: Play, events: int) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         **play.environment,
     }
+
+
+def _strategy() -> dict[str, str]:
+    """Keep one Python on each host for the whole run (Mitogen): no ssh and no start for a task."""
+    found = importlib.util.find_spec("ansible_mitogen")
+    if found is None or found.origin is None:
+        return {}
+    folder = Path(found.origin).parent / "plugins" / "strategy"
+    return {"ANSIBLE_STRATEGY_PLUGINS": str(folder), "ANSIBLE_STRATEGY": "mitogen_linear"}
 
 
 def _follow(
