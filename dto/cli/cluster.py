@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from dto.cli.cloud import CLOUD_COMMANDS, wait_option
 from dto.cli.cluster_options import (
     become_options,
     check_option,
@@ -78,9 +79,14 @@ def cluster_command() -> None:
     """Make SLURM clusters out of bare hosts, change them, look after them."""
 
 
+for _command in CLOUD_COMMANDS:
+    cluster_command.add_command(_command)
+
+
 @cluster_command.command("setup")
 @cluster_name_option
 @host_options
+@wait_option
 @reach_options
 @become_options
 @run_options
@@ -91,7 +97,7 @@ def setup_command(cluster_name: str | None, **options: Any) -> None:
     24.04. Exit codes: 1 a step failed, 2 usage, 3 the head or some nodes do not answer, 5 the
     hosts cannot become a cluster and nothing was changed.
     """
-    with _key(options):
+    with key_of(options):
         if options["role"] or options["head"]:
             _join_this_machine(cluster_name, options)
         elif options["join"]:
@@ -113,6 +119,7 @@ def _setup(cluster_name: str | None, options: dict[str, Any]) -> None:
         cluster_name=cluster_name,
         reach=reach_of(options),
         options=options_of(options),
+        wait_seconds=options["wait"],
         **{name: options[name] for name in ("master_ip", "worker_ips", "total_gpus", "region")},
         **{name: options[name] for name in (*_SOURCES, *_BECOME)},
     )
@@ -147,7 +154,7 @@ def _refuse_beside(flag: str, options: dict[str, Any], names: tuple[str, ...]) -
 
 
 @contextlib.contextmanager
-def _key(options: dict[str, Any]) -> Iterator[None]:
+def key_of(options: dict[str, Any]) -> Iterator[None]:
     """Have the ssh key at hand, wherever it is kept."""
     if not options["use_secrets_manager"]:
         if options["secret_name"]:
@@ -173,7 +180,7 @@ def _key(options: dict[str, Any]) -> Iterator[None]:
 @verbose_option
 def join_command(host: str, cluster_name: str | None, **options: Any) -> None:
     """Add HOST (IP, or NAME=IP) to a living cluster; nothing that runs there is touched."""
-    with _key(options):
+    with key_of(options):
         _join(cluster_name, host, {**options, "yes": False})
 
 
@@ -187,7 +194,7 @@ def remove_command(node: str, cluster_name: str | None, yes: bool, **options: An
     """Take NODE out: its jobs save, and go on elsewhere."""
     from dto.cluster.members import remove
 
-    with _key(options):
+    with key_of(options):
         reach, run = reach_of(options), options_of(options)
         remove(cluster_name, node, reach, run, Person(), os.environ, yes)
 
@@ -200,7 +207,7 @@ def verify_command(cluster_name: str | None, **options: Any) -> None:
     """Measure every node, and all-reduces between them; one that fails stays drained."""
     from dto.cluster.upkeep import verify
 
-    with _key(options):
+    with key_of(options):
         verify(cluster_name, reach_of(options), options_of(options), Person(), os.environ)
 
 
@@ -213,7 +220,7 @@ def upgrade_command(cluster_name: str | None, **options: Any) -> None:
     """Bring SLURM's and munge's packages up to date, node by node: its jobs save and go on."""
     from dto.cluster.upkeep import upgrade
 
-    with _key(options):
+    with key_of(options):
         upgrade(cluster_name, reach_of(options), options_of(options), Person(), os.environ)
 
 
@@ -225,7 +232,7 @@ def backup_command(file: str, cluster_name: str | None, **options: Any) -> None:
     """Save SLURM's state, the munge key and the database of the head into FILE."""
     from dto.cluster.upkeep import backup
 
-    with _key(options):
+    with key_of(options):
         backup(cluster_name, file, reach_of(options), Person(), os.environ)
 
 
@@ -238,7 +245,7 @@ def restore_command(file: str, cluster_name: str | None, yes: bool, **options: A
     """Put the head, also a fresh one that was set up, back to what FILE holds."""
     from dto.cluster.upkeep import restore
 
-    with _key(options):
+    with key_of(options):
         restore(cluster_name, file, reach_of(options), Person(), os.environ, yes)
 
 
@@ -251,7 +258,7 @@ def status_command(cluster_name: str | None, as_json: bool, **options: Any) -> N
     from dto.cluster.session import opened
     from dto.cluster.status import ask, tables
 
-    with _key(options), opened(cluster_name, Person(), os.environ, reach_of(options)) as session:
+    with key_of(options), opened(cluster_name, Person(), os.environ, reach_of(options)) as session:
         with session.head() as head:
             status = ask(head)
     if as_json:
@@ -273,7 +280,7 @@ def doctor_command(cluster_name: str | None, as_json: bool, **options: Any) -> i
     from dto.cluster.doctor import examine, to_json
     from dto.cluster.session import opened
 
-    with _key(options), opened(cluster_name, Person(), os.environ, reach_of(options)) as session:
+    with key_of(options), opened(cluster_name, Person(), os.environ, reach_of(options)) as session:
         findings = examine(session)
     wrong = [finding for finding in findings if not finding.is_fine]
     if as_json:

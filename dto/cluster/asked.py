@@ -33,6 +33,8 @@ class Asked:
     no_horovod: bool = False
     reach: Reach = field(default_factory=Reach)
     options: Options = field(default_factory=Options)
+    wait_seconds: float = 900.0
+    """How long a cloud may take until its machines are in service and their host keys known."""
 
 
 def check(asked: Asked) -> None:

@@ -10,19 +10,20 @@ from typing import Any
 
 from dto.cluster import local, sources
 from dto.cluster.asked import Asked, check, even_gpus, settings, slurm_for
+from dto.cluster.cloud.aws import with_nodes
 from dto.cluster.draft import Draft, draft_from_flags, draft_from_record, known_names
 from dto.cluster.inventory import DtoCluster
 from dto.cluster.preflight import Look, names_by_address
 from dto.cluster.provision import provision, with_joined
 from dto.cluster.session import Session, Terminal, with_changes
 from dto.cluster.state import ClusterState, cluster_state, known_clusters
-from dto.errors import UsageError
+from dto.errors import ClusterError, UsageError
 
 
 def setup(asked: Asked, terminal: Terminal, env: Mapping[str, str]) -> None:
     """Make the cluster what was asked for; raises with the exit code where it is not all there."""
     check(asked)
-    source = _read_source(asked)
+    source, missing = _read_source(asked, terminal)
     name = _name(asked, source, env)
     kept = cluster_state(name, env)
     saved = kept.load()
@@ -40,18 +41,26 @@ def setup(asked: Asked, terminal: Terminal, env: Mapping[str, str]) -> None:
         for note in drafted.notes:
             terminal.say(note)
         provision(session, found, asked.options, descriptors)
+    if missing:
+        raise ClusterError(f"left out: {'; '.join(missing)}: run it again when they are there")
 
 
-def _read_source(asked: Asked) -> DtoCluster | None:
+def _read_source(asked: Asked, terminal: Terminal) -> tuple[DtoCluster | None, list[str]]:
+    """Return the record that was named, and what of it the cloud does not have yet."""
+    missing: list[str] = []
     if asked.inventory:
         record = sources.load_record(Path(asked.inventory).expanduser())
     elif asked.from_terraform:
         record = sources.from_terraform(Path(asked.from_terraform).expanduser())
+        wait = 0.0 if asked.options.check else asked.wait_seconds
+        record, missing = with_nodes(record, wait, terminal.say)
+        for text in missing:
+            terminal.warn(text)
     else:
-        return None
+        return None, []
     if asked.cluster_name not in (None, record.name):
         raise UsageError(f"--cluster-name {asked.cluster_name}: the record calls it {record.name}")
-    return asked.reach.applied(record)
+    return asked.reach.applied(record), missing
 
 
 def _name(asked: Asked, source: DtoCluster | None, env: Mapping[str, str]) -> str:
