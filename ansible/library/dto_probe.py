@@ -121,6 +121,14 @@ def owns(address: str) -> bool:
     return True
 
 
+def units(folder: str = "/etc/systemd/system") -> list:
+    """Return dto's own services that an earlier setup has described here."""
+    try:
+        return sorted(name for name in os.listdir(folder) if name.startswith("dto-"))
+    except OSError:
+        return []
+
+
 def free_bytes(folders: list) -> dict:
     """Return what is free under folders, or their nearest parents; a disk is named once."""
     found, disks = {}, set()
@@ -181,6 +189,7 @@ def gather(address: str, sent_at: float, folders: list, users: list) -> dict:
         "efa": cards["efa"],
         "infiniband": infiniband(),
         "nvidia_driver": read("/proc/driver/nvidia/version").split("\n")[0],
+        "units": units(),
         "has_sshd": os.path.exists("/usr/sbin/sshd"),
         "has_apt": os.path.exists("/usr/bin/apt-get"),
     }

@@ -17,6 +17,7 @@ from typing import Any
 
 from dto import __version__
 from dto.cluster import words
+from dto.cluster.guarded import guard_variable
 from dto.cluster.inventory import DtoCluster
 from dto.cluster.inventory_hosts import Host, Node
 from dto.cluster.sources import load_record
@@ -84,6 +85,7 @@ def cluster_variables(record: DtoCluster, operator: Operator) -> dict[str, Any]:
         ],
         "dto_monitoring": record.monitoring.model_dump(mode="json"),
         "dto_software": _software(record),
+        "dto_guard": guard_variable(record),
         **operator.variables(),
     }
 
@@ -105,6 +107,7 @@ def host_variables(record: DtoCluster, host: Host, operator: Operator) -> dict[s
         "dto_gpu_type": node.gpu_type if node else "gpu",
         "dto_gpu_files": list(node.device_files) if node else [],
         "dto_features": list(dict.fromkeys([node.group, *node.features])) if node else [],
+        "dto_spot": node.spot if node else False,
         "ansible_python_interpreter": PYTHON,
         **_connection(record, host, operator),
     }

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dto.cluster.node import metadata
 from dto.cluster.node.errors import NodeError
 
 PATH = Path("/etc/dto/node.json")
@@ -34,6 +35,12 @@ class Node:
     clock_seconds: float = 5.0
     minimum_gbps: float = 0.0
     is_dynamic: bool = True
+    spot: bool = False
+    """The cloud may take it away at any time."""
+    metadata_url: str = metadata.URL
+    is_replaced: bool = False
+    """What is taken away never comes back; another machine does (AWS)."""
+    gone_seconds: float = 1800.0
 
     @property
     def is_head(self) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dto.cluster.node import peer, probes, slurm
+from dto.cluster.node import peer, probes, slurm, spot
 from dto.cluster.node.commands import run
 from dto.cluster.node.errors import MungeError, NodeError, UnreachableError
 from dto.cluster.node.facts import RUN, Node, memory_mib, slurmd_options
@@ -54,6 +54,7 @@ def examine(node: Node) -> Verdict:
 
 def _local(node: Node) -> list[str]:
     found = probes.gpu_files(node) or probes.gpus_listed(node)
+    found += ["the cloud takes this machine away"] if spot.is_leaving() else []
     return found + probes.memory_lock() + probes.shared_folder(node)
 
 

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from dto.cluster.node import probes, slurm
+from dto.cluster.node import gone, probes, slurm
 from dto.cluster.node.errors import NodeError
 from dto.cluster.node.facts import Node
 from dto.cluster.node.peer import PeerServer
@@ -24,6 +24,8 @@ REMOVED = Path("/etc/dto/removed")
 _EVERY_SECONDS = 3.0
 _TURNS_PER_WAKE = 5
 SLURMD_PORT = 6818
+_RETURNS = ("gate", "spot")
+"""Our drains that end once a node's gate opens: its fault is gone, or it came back by itself."""
 _PARKED_SECONDS = 400.0
 """A requeue parks for cred_expire (Slurm's default is 120); later is a person's wish."""
 
@@ -108,7 +110,7 @@ def note_gate(name: str, reason: str) -> str:
             if state.reason != slurm.reason_text(reason):
                 slurm.drain(name, reason)
             return "drained"
-        if not reason and state.is_drained and state.has_reason("gate"):
+        if not reason and state.is_drained and state.has_reason(*_RETURNS):
             slurm.resume(name)
             return "resumed"
     except NodeError as error:
@@ -136,11 +138,14 @@ def _idle(but: str) -> list[str]:
 
 def serve(node: Node) -> None:
     """Run for ever; systemd ends us."""
-    server = PeerServer((node.address, node.peer_port), answers(node) if node.is_head else {})
+    known = answers(node) if node.is_head else {"hello": lambda asked: {"up": probes.up_seconds()}}
+    server = PeerServer((node.address, node.peer_port), known)
     if not node.is_head:
         server.serve_forever(poll_interval=5)
         return
     threading.Thread(target=server.serve_forever, daemon=True).start()
+    if node.is_replaced and node.is_dynamic:
+        threading.Thread(target=gone.watch, args=(node,), daemon=True).start()
     trouble = ""
     for turn in itertools.count():
         try:

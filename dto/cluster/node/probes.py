@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 import stat
 import sys
 from pathlib import Path
@@ -128,6 +129,26 @@ def _write_and_read(folder: Path) -> None:
                 raise NodeError(f"{folder} gave back other bytes than were written")
     finally:
         os.unlink(path)
+
+
+def is_on(address: str, ports: tuple[int, ...]) -> bool:
+    """Tell whether a machine is there: it takes a connection, or refuses it."""
+    for port in ports:
+        try:
+            socket.create_connection((address, port), timeout=2).close()
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            continue
+        return True
+    return False
+
+
+def up_seconds(root: Path = Path("/proc")) -> float:
+    """Return how long this host has been up: as long as its first process, also in a container."""
+    began = int((root / "1/stat").read_text().rpartition(")")[2].split()[19])
+    up = float((root / "uptime").read_text().split()[0])
+    return up - began / os.sysconf("SC_CLK_TCK")
 
 
 def mark(node: Node) -> str:

@@ -39,9 +39,11 @@ def parse_occupant(job: slurm.Job, shown: str, script: str) -> Occupant:
     return Occupant(job.job_id, job.state, hears and "BatchFlag=1" in shown, may_requeue)
 
 
-def occupants(name: str) -> list[Occupant]:
+def occupants(name: str = "") -> list[Occupant]:
+    """Return the jobs on a node; without a name, on all of them."""
     found = []
-    for job in slurm.jobs(f"--nodelist={name}", "--states=RUNNING,SUSPENDED,COMPLETING,STOPPED"):
+    where = [f"--nodelist={name}"] if name else []
+    for job in slurm.jobs(*where, "--states=RUNNING,SUSPENDED,COMPLETING,STOPPED"):
         shown = slurm.scontrol("--oneliner", "show", "job", job.job_id).out
         script = slurm.scontrol("write", "batch_script", job.job_id, "-").out
         found.append(parse_occupant(job, shown, script))
@@ -60,20 +62,18 @@ def empty(name: str, why: str, limit: float, peer_port: int = PEER_PORT) -> str:
     state = slurm.node(name)
     if state is None:
         return f"{name} is not known to SLURM"
-    _keep_out(state, why)
+    keep_out(state, why)
     if not state.answers or is_dead(state.address, peer_port):
         # What ran there is lost with the node; its jobs go back into the queue now.
         slurm.change("update", f"nodename={name}", "state=down", f"reason={slurm.OURS} {why}")
-        left = _wait_until_empty(name, _DELETE_SECONDS)
+        left = wait_until_empty(name, _DELETE_SECONDS)
         return _outcome(name, [], left, "it was dead, its jobs start again elsewhere")
-    asked = _ask_to_save(occupants(name))
-    left = _wait_until_empty(name, limit)
+    asked = ask_to_save(occupants(name))
+    left = wait_until_empty(name, limit)
     stuck = [job for job in left if not job.may_requeue]
-    for job in left:
-        if job.may_requeue and slurm.scontrol("requeue", job.job_id).code == 0:
-            _log.info("job %s did not leave by itself: queued again", job.job_id)
+    queue_again(left)
     if left:
-        left = _wait_until_empty(name, _DELETE_SECONDS if not stuck else 1)
+        left = wait_until_empty(name, _DELETE_SECONDS if not stuck else 1)
     return _outcome(name, asked, left, "it is empty")
 
 
@@ -85,13 +85,14 @@ def is_dead(address: str, peer_port: int) -> bool:
     return True
 
 
-def _keep_out(state: slurm.NodeState, why: str) -> None:
-    """Drain, and let a person's own reason stand where they drained the node before."""
+def keep_out(state: slurm.NodeState, why: str) -> None:
+    """Drain a node, and let a person's own reason stand where they drained the node before."""
     if not state.is_drained or state.reason.startswith(slurm.OURS):
         slurm.drain(state.name, f"{slurm.OURS} {why}")
 
 
-def _ask_to_save(jobs: Iterable[Occupant]) -> list[str]:
+def ask_to_save(jobs: Iterable[Occupant]) -> list[str]:
+    """Ask jobs that listen to save and to leave; returns their ids."""
     asked = []
     for job in jobs:
         if job.hears and job.state == "RUNNING":
@@ -103,7 +104,17 @@ def _ask_to_save(jobs: Iterable[Occupant]) -> list[str]:
     return asked
 
 
-def _wait_until_empty(name: str, limit: float) -> list[Occupant]:
+def queue_again(jobs: Iterable[Occupant]) -> list[str]:
+    """Queue jobs again that did not leave by themselves, where that is allowed."""
+    queued = []
+    for job in jobs:
+        if job.may_requeue and slurm.scontrol("requeue", job.job_id).code == 0:
+            queued.append(job.job_id)
+            _log.info("job %s did not leave by itself: queued again", job.job_id)
+    return queued
+
+
+def wait_until_empty(name: str, limit: float) -> list[Occupant]:
     until = time.monotonic() + limit
     while True:
         left = occupants(name)

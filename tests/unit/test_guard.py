@@ -1,0 +1,321 @@
+"""What the cost guard counts, reads again after a restart, and decides."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dto.cluster.guarded import guard_facts, guard_variable
+from dto.cluster.node import guard, ledger, reality, slurm, thrift
+from dto.cluster.node.errors import NodeError
+from dto.cluster.node.journal import Journal
+from dto.cluster.node.ledger import Account, Budget, Row
+from dto.cluster.node.members import Guarded, Member, parse_guarded, power_argv
+from dto.cluster.node.reality import Moment
+from dto.cluster.node.thrift import Standing, Wish
+from tests.unit.cluster_records import record
+
+HOUR = 3600.0
+HEAD = Member("head", "10.0.0.1", price=0.5, is_node=False, is_head=True)
+N1 = Member("n1", "10.0.0.2", "i-1", "gpu", ("gpu", "all"), price=10.0)
+N2 = Member("n2", "10.0.0.3", "i-2", "gpu", ("gpu", "all"), price=10.0)
+
+
+def guarded(provider: str = "nebius", **budget: float) -> Guarded:
+    raw = {"provider": provider, "members": [], "budget": budget,
+           "power": {"on": "switch on {name}", "off": "switch off {name}"}}  # fmt: skip
+    return parse_guarded(raw)
+
+
+def row(at: float, event: str, node: str = "n1", **more: object) -> Row:
+    return {"t": at, "event": event, "node": node, **more}
+
+
+def state(flags: str, reason: str = "", name: str = "n1") -> slurm.NodeState:
+    return slurm.NodeState(name, "10.0.0.2", frozenset(flags.split("+")), reason)
+
+
+# The budget
+
+
+def test_hours_and_amounts_follow_each_machines_own_times_and_prices():
+    rows = [
+        row(0, "on", price=10.0), row(0, "on", "n2", price=None), row(0, "on", "head", price=0.5),
+        row(2 * HOUR, "off"), row(2 * HOUR, "on", "head", price=1.0),
+    ]  # fmt: skip
+    used = ledger.used(ledger.read_ledger(rows), 4 * HOUR, mere_head="head")
+    assert used.hours == {"n1": 2.0, "n2": 4.0, "head": 4.0}
+    assert used.amount == 2 * 10.0 + 2 * 0.5 + 2 * 1.0
+    assert used.node_hours == 6.0
+    assert used.unknown == ("n2",)
+
+
+@pytest.mark.parametrize(
+    ("amount", "hours", "level"),
+    [
+        (None, None, "ok"), (100, None, "ok"), (25, None, "warned"), (20, None, "exhausted"),
+        (100, 2, "exhausted"), (100, 2.5, "warned"), (0, None, "exhausted"),
+    ],
+)  # fmt: skip
+def test_the_larger_share_of_the_two_limits_counts(
+    amount: float | None, hours: float | None, level: str
+):
+    used = ledger.used(ledger.read_ledger([row(0, "on", price=10.0)]), 2 * HOUR)
+    assert ledger.level(used.share(Budget(amount, hours))) == level
+
+
+# The journal
+
+
+def test_a_restarted_guard_knows_what_the_last_one_knew(tmp_path: Path):
+    path = tmp_path / "cost/journal.jsonl"
+    first = Journal(path)
+    first.add(row(100, "on", price=10.0))
+    first.see(160, ["n1"], is_written=True)
+    first.add(row(200, "exhausted", ""))
+    again = Journal(path)
+    assert again.ledger == first.ledger
+    assert again.ledger.state == "exhausted" and again.seen_at == 160
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_row_that_a_crash_cut_off_takes_no_other_with_it(tmp_path: Path):
+    path = tmp_path / "journal.jsonl"
+    path.write_text(json.dumps(row(0, "on", price=1.0)) + '\n{"t": 5, "ev')
+    Journal(path).add(row(HOUR, "off"))
+    assert Journal(path).ledger.account("n1").used(2 * HOUR) == (1.0, 1.0)
+
+
+# What answers
+
+
+def rows_for(
+    rows: list[Row], now: float, answers: bool, boot: float = 0.0, watching: float = 0.0,
+    first_counts_boot: bool = True, member: Member = N1,
+) -> list[Row]:  # fmt: skip
+    accounts = ledger.read_ledger(rows)
+    moment = Moment(now, watching, {member.name: answers}, first_counts_boot)
+    return reality.rows_to_add(accounts, [member], moment, lambda _: boot)
+
+
+def short(rows: list[Row]) -> list[tuple[str, float]]:
+    return [(one["event"], one["t"]) for one in rows]
+
+
+def test_a_machine_of_a_cloud_counts_from_its_boot_and_an_own_one_from_now_on():
+    assert short(rows_for([], 500, True, boot=100)) == [("on", 100)]
+    assert short(rows_for([], 500, True, boot=100, first_counts_boot=False)) == [("on", 500)]
+    assert rows_for([], 500, False) == []
+
+
+def test_a_machine_that_ran_while_the_head_was_away_counts_throughout():
+    seen = [row(0, "on", price=10.0), {"t": 600, "event": "seen", "nodes": ["n1"]}]
+    assert rows_for(seen, 20_000, True, boot=0, watching=19_990) == []
+
+
+def test_a_machine_that_was_off_while_the_head_was_away_does_not_count_meanwhile():
+    seen = [row(0, "on", price=10.0), {"t": 600, "event": "seen", "nodes": ["n1"]}]
+    new = rows_for(seen, 20_000, True, boot=15_000, watching=19_990)
+    assert short(new) == [("off", 600), ("on", 15_000)]
+    accounts = ledger.read_ledger([*seen, *new])
+    assert accounts.account("n1").used(20_000)[0] == pytest.approx((600 + 5000) / HOUR)
+
+
+def test_a_machine_that_only_booted_again_costs_all_the_time():
+    seen = [row(0, "on", price=10.0), {"t": 600, "event": "seen", "nodes": ["n1"]}]
+    assert rows_for(seen, 1000, True, boot=900, watching=990) == []
+
+
+def test_silence_counts_as_off_only_after_a_while_and_from_its_beginning():
+    seen = [row(0, "on", price=10.0), {"t": 600, "event": "seen", "nodes": ["n1"]}]
+    assert rows_for(seen, 900, False) == []
+    assert short(rows_for(seen, 1300, False)) == [("off", 600)]
+    assert rows_for(seen, 9000, False, watching=8990) == [], "a new guard asks for a while first"
+    silent = [*seen, row(600, "off", cause="it is silent")]
+    assert short(rows_for(silent, 3000, True, boot=0)) == [("on", 600)]
+
+
+def test_a_machine_that_was_switched_off_may_take_a_while_to_go():
+    off = [row(0, "on", price=10.0), row(100, "off", cause="budget")]
+    assert rows_for(off, 150, True, boot=0) == []
+    assert short(rows_for(off, 400, True, boot=0)) == [("on", 100)]
+    assert short(rows_for(off, 9000, True, boot=8000)) == [("on", 8000)]
+
+
+def test_a_started_machine_counts_from_the_command_and_one_that_never_comes_does_not():
+    started = [row(0, "on", price=1.0), row(100, "off", cause="budget"), row(500, "start")]
+    assert short(rows_for(started, 560, True, boot=540)) == [("on", 500)]
+    assert rows_for(started, 560, False) == []
+    assert short(rows_for(started, 1500, False)) == [("lost", 1500)]
+
+
+def test_a_new_price_counts_from_now_on_and_who_left_no_more():
+    assert short(rows_for([row(0, "on", price=9.0)], 300, True)) == [("on", 300)]
+    left = rows_for([row(0, "on", "old", price=9.0)], 300, False)
+    assert short(left) == [("off", 300)] and left[0]["node"] == "old"
+
+
+# Decisions
+
+ON = Account(is_on=True, price=10.0)
+OFF = Account(is_on=False, off_at=50.0, cause="budget")
+RESTING = Account(is_on=False, off_at=50.0, cause="idle")
+STARTING = Account(is_on=False, off_at=50.0, cause="budget", start_at=990.0, tried_at=990.0)
+BUSY, IDLE = state("ALLOCATED"), state("IDLE")
+DRAINED = state("IDLE+DRAIN", "dto: budget: it is used up")
+DRAINING = state("ALLOCATED+DRAIN", "dto: budget: it is used up")
+DOWN = state("DOWN+DRAIN+NOT_RESPONDING", "dto: budget: it is used up")
+LEFT = state("DOWN+DRAIN+NOT_RESPONDING", "dto: spot notice: it shuts down")
+
+
+def decided(
+    level: str, node: Standing, config: Guarded | None = None, wishes: tuple[Wish, ...] = ()
+) -> list[str]:
+    found = thrift.decide(level, [node], config or guarded(), wishes, 1000.0)
+    return [action.kind for action in found]
+
+
+@pytest.mark.parametrize(
+    ("level", "account", "answers", "seen", "actions"),
+    [
+        ("ok", ON, True, IDLE, []),
+        ("warned", ON, True, BUSY, []),
+        ("exhausted", ON, True, BUSY, ["drain"]),
+        ("exhausted", ON, True, IDLE, ["drain"]),
+        ("exhausted", ON, True, DRAINING, []),
+        ("exhausted", ON, True, DRAINED, ["off"]),
+        ("exhausted", ON, True, state("IDLE+DRAIN", "a new fan"), ["off"]),
+        ("exhausted", ON, True, None, ["off"]),
+        ("exhausted", OFF, False, DOWN, []),
+        ("ok", OFF, True, DRAINED, []),  # it is still going off
+        ("ok", OFF, False, DOWN, ["on"]),
+        ("ok", STARTING, False, DOWN, []),
+        ("ok", ON, True, DRAINED, ["resume"]),
+        ("ok", ON, True, DOWN, []),  # its gate is not open yet
+        ("ok", ON, True, state("IDLE+DRAIN", "a new fan"), []),
+        ("ok", RESTING, False, DOWN, []),
+        ("ok", ON, False, LEFT, ["on"]),
+    ],
+)  # fmt: skip
+def test_each_standing_of_a_node_has_its_action(
+    level: str, account: Account, answers: bool, seen: slurm.NodeState | None, actions: list[str]
+):
+    assert decided(level, Standing(N1, account, answers, seen)) == actions
+
+
+def test_a_head_that_takes_jobs_is_drained_and_never_switched_off():
+    head = Member("head", "10.0.0.1", is_head=True, price=1.0)
+    assert decided("exhausted", Standing(head, ON, True, IDLE)) == ["drain"]
+    assert decided("exhausted", Standing(head, ON, True, DRAINED)) == []
+
+
+def test_without_a_power_command_nodes_are_only_drained():
+    raw = {"provider": "metal", "members": [], "budget": {"amount": 1}}
+    config = parse_guarded(raw)
+    assert decided("exhausted", Standing(N1, ON, True, IDLE), config) == ["drain"]
+    assert decided("exhausted", Standing(N1, ON, True, DRAINED), config) == []
+    assert decided("ok", Standing(N1, ON, True, DRAINED), config) == ["resume"]
+
+
+def test_a_cloud_that_sends_another_machine_is_asked_once_and_the_old_one_forgotten():
+    config = guarded("aws")
+    assert decided("ok", Standing(N1, OFF, False, DOWN), config) == ["on"]
+    lost = Account(is_on=False, off_at=50.0, cause="budget", tried_at=60.0)
+    assert decided("ok", Standing(N1, lost, False, DOWN), config) == ["forget"]
+    assert decided("ok", Standing(N1, lost, False, DOWN)) == ["on"]
+    assert decided("ok", Standing(N1, ON, False, LEFT), config) == []
+
+
+def test_an_idle_node_rests_unless_a_job_waits():
+    config = guarded(idle_minutes=10)
+    assert decided("ok", Standing(N1, ON, True, IDLE, idle_seconds=599), config) == []
+    idle = Standing(N1, ON, True, IDLE, idle_seconds=601)
+    assert decided("ok", idle, config) == ["rest"]
+    assert decided("ok", idle, config, (Wish("gpu", 2),)) == []
+    assert decided("ok", idle, guarded()) == []
+
+
+def test_as_many_resting_nodes_wake_as_a_job_lacks():
+    nodes = [
+        Standing(Member(f"n{n}", "a", partitions=("gpu",)), RESTING, False, None) for n in range(4)
+    ]
+    free = Standing(Member("n9", "a", partitions=("gpu",)), ON, True, IDLE)
+    wishes = [Wish("gpu", 3), Wish("cpu", 9)]
+    found = thrift.decide("ok", [*nodes, free], guarded(), wishes, 1000.0)
+    assert [(action.kind, action.name) for action in found] == [("on", "n0"), ("on", "n1")]
+
+
+def test_only_jobs_that_lack_nodes_wish_for_some():
+    text = "\n".join([
+        "gpu|2|Resources", "gpu,cpu|1|ReqNodeNotAvail, UnavailableNodes:n[1-2]",
+        "gpu|4|Nodes required for job are DOWN, DRAINED or reserved", "gpu|1|Dependency",
+        "gpu|1|BeginTime", "gpu|1|JobHeldUser", "",
+    ])  # fmt: skip
+    assert thrift.parse_wishes(text) == [Wish("gpu", 2), Wish("gpu", 1), Wish("gpu", 4)]
+
+
+def test_idle_time_begins_anew_after_each_job():
+    since = thrift.idle_since({}, {"n1": IDLE}, 5.0)
+    assert thrift.idle_since(since, {"n1": IDLE}, 9.0) == {"n1": 5.0}
+    assert thrift.idle_since(since, {"n1": BUSY}, 9.0) == {}
+
+
+# Power commands
+
+
+def test_a_power_command_is_words_and_no_value_adds_one():
+    odd = Member("n1; reboot", "10.0.0.2", "i 1")
+    command = "ipmitool -H '{name}' --id={instance_id} {{x}} chassis power on"
+    assert power_argv(command, odd) == [
+        "ipmitool", "-H", "n1; reboot", "--id=i 1", "{x}", "chassis", "power", "on",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [("x {instance_id}", "what instance_id of n1 is"), ("x 'y", "cannot be used")],
+)
+def test_a_power_command_that_cannot_be_filled_in_says_why(command: str, words: str):
+    with pytest.raises(NodeError, match=words):
+        power_argv(command, Member("n1", "10.0.0.2"))
+
+
+# What the operator's side hands over
+
+
+def test_the_guard_is_told_prices_partitions_and_power():
+    found = record(
+        provider="aws", prices={"p5": 60.0, "p5-spot": 20.0},
+        budget={"amount": 100}, power={"off": "cloud-power off aws {instance_id}"},
+        node_groups={"gpu": {}, "cpu": {}},
+        nodes=[
+            {"name": "a", "address": "10.0.0.2", "instance_type": "p5", "group": "gpu", "gpus": 8},
+            {"name": "b", "address": "10.0.0.3", "instance_type": "p5", "spot": True,
+             "group": "cpu", "instance_id": "i-7"},
+            {"name": "c", "address": "10.0.0.4", "hourly_usd": 1.5, "group": "gpu"},
+        ],
+    )  # fmt: skip
+    config = parse_guarded(json.loads(json.dumps(guard_facts(found))))
+    assert [(m.name, m.price, m.partitions) for m in config.members] == [
+        ("lab-head", None, ()), ("a", 60.0, ("gpu", "all")), ("b", 20.0, ("cpu", "all")),
+        ("c", 1.5, ("gpu", "all")),
+    ]  # fmt: skip
+    assert config.mere_head == "lab-head" and config.is_replaced and config.is_cloud
+    assert config.power_off and power_argv(config.power_off, config.members[2])[-1] == "i-7"
+    assert config.budget == Budget(amount=100) and config.power_on is None
+
+
+def test_nothing_is_guarded_where_nothing_costs():
+    assert guard_variable(record()) == ""
+    assert guard_variable(record(power={"off": "x {name}"})) == ""
+    assert guard_variable(record(budget={"hours": 5}))
+
+
+def test_people_read_how_much_is_used():
+    used = ledger.Used({"n1": 3.0}, 41.5, 3.0, ())
+    assert guard.budget_words("warned", used, guarded(amount=50)).startswith(
+        "budget of the cluster: 41.50 of 50 USD used; at 100 %"
+    )
