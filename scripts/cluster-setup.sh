@@ -8,8 +8,8 @@ root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 source "$root/scripts/environment.sh"
 
 packages=(
-  "ansible-core>=2.17,<2.20" "click>=8.1" "editables>=0.5" "hatchling>=1.24" "jinja2>=3.1"
-  "mitogen>=0.3.54" "paramiko>=3.4" "psutil>=5.9" "pydantic>=2.6" "PyYAML>=6.0" "rich>=13"
+  "ansible-core>=2.17,<2.20" "boto3>=1.34" "click>=8.1" "editables>=0.5" "hatchling>=1.24"
+  "jinja2>=3.1" "mitogen>=0.3.54" "paramiko>=3.4" "psutil>=5.9" "pydantic>=2.6" "PyYAML>=6.0" "rich>=13"
 )
 
 python=$(find_python) || fail "needs Python 3.10 or newer (set PYTHON to one)"

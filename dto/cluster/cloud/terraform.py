@@ -143,12 +143,16 @@ class Terraform:
     def _run(self, *words: str, quiet: bool = False) -> Ended:
         stdout = sys.stderr if self.is_for_program else None
         try:
-            return run_live(self._argv(words), self.environment(), quiet=quiet, stdout=stdout)
+            command = self._argv((words[0], *self._colour(), *words[1:]))
+            return run_live(command, self.environment(), quiet=quiet, stdout=stdout)
         except FileNotFoundError:
             raise missing() from None
 
     def _argv(self, words: tuple[str, ...]) -> list[str]:
         return ["terraform", f"-chdir={self.folder}", *words]
+
+    def _colour(self) -> tuple[str, ...]:
+        return () if sys.stdout.isatty() and "NO_COLOR" not in os.environ else ("-no-color",)
 
     def _read(self, *words: str, input: str = "") -> subprocess.CompletedProcess[str]:
         try:
