@@ -39,15 +39,15 @@ module "cluster" {
   shared_storage_type        = var.shared_storage_type
   shared_storage_size        = var.shared_storage_size
   existing_shared_storage_id = var.existing_shared_storage_id
-  create_bucket              = var.create_bucket
+  create_s3_bucket           = var.create_s3_bucket
   bucket_name                = var.bucket_name
   vm_username                = var.vm_username
   vm_ssh_public_key_path     = var.vm_ssh_public_key_path
   existing_private_key_path  = var.existing_private_key_path
   head_service_account_id    = var.head_service_account_id
   service_account_id         = var.service_account_id
-  use_spot                   = var.use_spot
-  reservation_ids            = var.reservation_ids
+  capacity_type              = var.capacity_type
+  capacity_reservation_id    = var.capacity_reservation_id
   prices                     = var.prices
   budget                     = var.budget
 }

@@ -178,14 +178,14 @@ variable "existing_shared_storage_id" {
   default     = null
 }
 
-variable "create_bucket" {
+variable "create_s3_bucket" {
   description = "Make a bucket for data and checkpoints."
   type        = bool
   default     = null
 }
 
 variable "bucket_name" {
-  description = "Name of the bucket to make, or where create_bucket is false of one that exists; null makes one up from the cluster's."
+  description = "Name of the bucket to make, or where create_s3_bucket is false of one that exists; null makes one up from the cluster's."
   type        = string
   default     = null
 }
@@ -220,15 +220,15 @@ variable "service_account_id" {
   default     = null
 }
 
-variable "use_spot" {
-  description = "Make the nodes preemptible: cheaper, and stopped when Nebius needs them. The head never is."
-  type        = bool
+variable "capacity_type" {
+  description = "How nodes are bought: on-demand, spot (preemptible: cheaper, stopped when Nebius needs them) or reserved (capacity_reservation_id). The head is on demand."
+  type        = string
   default     = null
 }
 
-variable "reservation_ids" {
-  description = "Reservations to take the nodes from, and from nothing else."
-  type        = list(string)
+variable "capacity_reservation_id" {
+  description = "The reservation that capacity_type = \"reserved\" takes its nodes from, and from nothing else."
+  type        = string
   default     = null
 }
 

@@ -3,6 +3,7 @@ locals {
   preset   = split("/", var.instance_type)[1]
   gpus     = try(tonumber(regex("^([0-9]+)gpu-", local.preset)[0]), 0)
   gpu_type = try(regex("^gpu-([a-z0-9]+)", local.platform)[0], null)
+  is_spot  = var.capacity_type == "spot"
   group    = local.gpus > 0 ? "gpu" : "cpu"
 
   head_platform = split("/", var.head_instance_type)[0]

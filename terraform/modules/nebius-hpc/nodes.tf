@@ -23,11 +23,11 @@ resource "nebius_compute_v1_instance" "node" {
   resources   = { platform = local.platform, preset = local.preset }
   gpu_cluster = one([for cluster in nebius_compute_v1_gpu_cluster.this : { id = cluster.id }])
   # Stopped, not deleted, when Nebius needs it; the head starts it again, so Nebius need not try.
-  preemptible     = var.use_spot ? { on_preemption = "STOP" } : null
-  recovery_policy = var.use_spot ? "FAIL" : null
-  reservation_policy = length(var.reservation_ids) > 0 ? {
+  preemptible     = local.is_spot ? { on_preemption = "STOP" } : null
+  recovery_policy = local.is_spot ? "FAIL" : null
+  reservation_policy = var.capacity_type == "reserved" ? {
     policy          = "STRICT"
-    reservation_ids = var.reservation_ids
+    reservation_ids = [var.capacity_reservation_id]
   } : null
   boot_disk = {
     attach_mode   = "READ_WRITE"
@@ -59,6 +59,6 @@ locals {
     instance_type  = var.instance_type
     group          = local.group
     gpus           = local.gpus
-    spot           = var.use_spot
+    spot           = local.is_spot
   }]
 }

@@ -17,11 +17,11 @@ locals {
     existing_filesystem = { id = local.shared_id }
   }]
 
-  bucket_name = var.bucket_name != null ? var.bucket_name : var.create_bucket ? "${var.cluster_name}-${var.project_id}" : null
+  bucket_name = var.bucket_name != null ? var.bucket_name : var.create_s3_bucket ? "${var.cluster_name}-${var.project_id}" : null
 }
 
 resource "nebius_storage_v1_bucket" "this" {
-  for_each = var.create_bucket ? { this = local.bucket_name } : {}
+  for_each = var.create_s3_bucket ? { this = local.bucket_name } : {}
 
   parent_id         = var.project_id
   name              = each.value

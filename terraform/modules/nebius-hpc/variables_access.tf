@@ -27,9 +27,7 @@ variable "vm_ssh_public_key_path" {
   }
 
   validation {
-    condition = !can(regex("PRIVATE KEY", file(pathexpand(var.vm_ssh_public_key_path)))) && can(
-      regex("^(ssh-|ecdsa-|sk-)", file(pathexpand(var.vm_ssh_public_key_path)))
-    )
+    condition     = can(regex("^(ssh-|ecdsa-|sk-)", try(file(pathexpand(var.vm_ssh_public_key_path)), "ssh-")))
     error_message = "vm_ssh_public_key_path must be the public half of a key, the file that ends in .pub."
   }
 }

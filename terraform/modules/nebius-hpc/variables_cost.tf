@@ -1,19 +1,23 @@
-variable "use_spot" {
-  description = "Make the nodes preemptible: cheaper, and stopped when Nebius needs them. The head never is."
-  type        = bool
-  default     = false
-  nullable    = false
-}
-
-variable "reservation_ids" {
-  description = "Reservations to take the nodes from, and from nothing else."
-  type        = list(string)
-  default     = []
+variable "capacity_type" {
+  description = "How nodes are bought: on-demand, spot (preemptible: cheaper, stopped when Nebius needs them) or reserved (capacity_reservation_id). The head is on demand."
+  type        = string
+  default     = "on-demand"
   nullable    = false
 
   validation {
-    condition     = length(var.reservation_ids) == 0 || !var.use_spot
-    error_message = "reservation_ids are for nodes that are not preemptible; set use_spot = false."
+    condition     = contains(["on-demand", "spot", "reserved"], var.capacity_type)
+    error_message = "capacity_type must be on-demand, spot or reserved."
+  }
+}
+
+variable "capacity_reservation_id" {
+  description = "The reservation that capacity_type = \"reserved\" takes its nodes from, and from nothing else."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = (var.capacity_type == "reserved") == (var.capacity_reservation_id != null)
+    error_message = "capacity_reservation_id belongs to capacity_type = \"reserved\": give both or neither."
   }
 }
 
@@ -50,7 +54,7 @@ variable "budget" {
   }
 
   validation {
-    condition     = var.budget.amount == null || contains(keys(var.prices), "${var.instance_type}${var.use_spot ? "-spot" : ""}") || contains(keys(var.prices), var.instance_type)
+    condition     = var.budget.amount == null || contains(keys(var.prices), "${var.instance_type}${local.is_spot ? "-spot" : ""}") || contains(keys(var.prices), var.instance_type)
     error_message = "budget.amount needs the nodes' price: add instance_type to prices."
   }
 }

@@ -71,7 +71,7 @@ variable "existing_shared_storage_id" {
   default     = null
 }
 
-variable "create_bucket" {
+variable "create_s3_bucket" {
   description = "Make a bucket for data and checkpoints."
   type        = bool
   default     = false
@@ -79,7 +79,7 @@ variable "create_bucket" {
 }
 
 variable "bucket_name" {
-  description = "Name of the bucket to make, or where create_bucket is false of one that exists; null makes one up from the cluster's."
+  description = "Name of the bucket to make, or where create_s3_bucket is false of one that exists; null makes one up from the cluster's."
   type        = string
   default     = null
 
