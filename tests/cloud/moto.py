@@ -43,12 +43,34 @@ def environment(url: str) -> dict[str, str]:
     }
 
 
+def _correct() -> None:
+    """Two answers that moto gives and AWS does not: each would be a change in every plan."""
+    from moto.ec2.models import launch_templates, security_groups
+
+    create = launch_templates.LaunchTemplate.create_version
+
+    def create_version(self, data, description):  # type: ignore[no-untyped-def]
+        # the template's own tags are not among those of what it starts
+        if specifications := data.get("TagSpecifications"):
+            kept = [one for one in specifications if one["ResourceType"] != "launch-template"]
+            data = {**data, "TagSpecifications": kept}
+        return create(self, data, description)
+
+    def description(self):  # type: ignore[no-untyped-def]
+        # a rule for another group has a description, too
+        return self.ip_range.get("Description") or self.source_group.get("Description")
+
+    launch_templates.LaunchTemplate.create_version = create_version
+    security_groups.SecurityGroupRule.description = property(description)
+
+
 def _serve() -> None:
     """Serve until the test that started us is gone, however it went."""
     import logging
 
     from moto.server import ThreadedMotoServer
 
+    _correct()
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()

@@ -34,10 +34,13 @@ def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("TF_", "AWS_", "NB_", "NEBIUS_")) or name == "TF_CLI_CONFIG_FILE"
+        if not name.startswith(("TF_", "AWS_", "NB_", "NEBIUS_"))
     }
     kept |= {"CHECKPOINT_DISABLE": "1", "TF_IN_AUTOMATION": "1"}
-    if "TF_CLI_CONFIG_FILE" not in kept:
+    given = os.environ.get("TF_CLI_CONFIG_FILE", "")
+    if Path(given).is_file():
+        kept["TF_CLI_CONFIG_FILE"] = given
+    else:
         if config := _offline_config():
             kept["TF_CLI_CONFIG_FILE"] = config
         else:
