@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -116,8 +118,12 @@ def test_the_reason_of_the_drain_is_one_that_slurm_keeps_and_we_know_again():
     assert node.has_reason(spot.REASON)
 
 
-def test_a_machine_that_stays_up_does_not_leave():
-    assert spot.is_leaving() is False
+@pytest.mark.parametrize(("until", "leaving"), [(60.0, True), (-60.0, True), (-6000.0, False)])
+def test_a_machine_leaves_until_long_after_its_time(tmp_path: Path, until: float, leaving: bool):
+    note = tmp_path / "dto/leaving.json"
+    assert not spot.is_leaving(note)
+    spot._note("spot notice: terminate", time.time() + until, note)
+    assert spot.is_leaving(note) is leaving
 
 
 def test_only_a_node_that_left_and_stays_silent_is_forgotten():

@@ -25,6 +25,7 @@ REASON = "spot"
 _SHUTDOWN_SECONDS = 50.0
 _SPARE_SECONDS = 15.0
 """So long before the end a job that has not left by itself is queued again."""
+_DOUBT_SECONDS = 600.0
 _EVERY_SECONDS = 5.0
 _PAUSE_SECONDS = 0.5
 
@@ -118,7 +119,11 @@ def _note(why: str, until: float, path: Path = LEAVING) -> None:
 
 
 def is_leaving(path: Path = LEAVING) -> bool:
-    return path.is_file()
+    """Tell whether the machine is about to go; one that lives on long after that stays."""
+    try:
+        return time.time() < float(json.loads(path.read_text())["until"]) + _DOUBT_SECONDS
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _told(words: str) -> str:
