@@ -90,9 +90,11 @@ def free_subnet(taken: list[str]) -> str:
 @contextmanager
 def registry(root: Path) -> Iterator[None]:
     """One process at a time adds or removes labs."""
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    root.parent.mkdir(parents=True, exist_ok=True)
     with open(root.with_name(root.name + ".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        # Only now: the last lab of another process takes the folder away as it goes.
+        root.mkdir(mode=0o700, exist_ok=True)
         yield
 
 
