@@ -43,6 +43,7 @@ class Guard:
         self._began = time.time()
         self._idle: dict[str, float] = {}
         self._saving = Saving()
+        self._exhausted_at: float | None = None
         self._failed: dict[str, float] = {}
 
     def turn(self) -> None:
@@ -51,19 +52,31 @@ class Guard:
         answers = look(self._guarded.members, self._node.peer_port)
         self._write_down(now, answers)
         level = self._note_level(now)
-        states = {state.name: state for state in slurm.nodes()}
+        states = self._states(level, now)
         self._idle = thrift.idle_since(self._idle, states, now)
         standings = [self._standing(member, answers, states, now)
                      for member in self._guarded.nodes
                      if not (REMOVED / member.name).is_file()]  # fmt: skip
-        if self._saving.is_overdue(now):
-            standings = [_emptied(standing) for standing in standings]
-        for action in thrift.decide(level, standings, self._guarded, wishes(), now):
-            self._act(action, states.get(action.name))
-        if level == "exhausted":  # the nodes are drained by now: what leaves finds no other place
-            self._saving.step(now)
+        if level == "exhausted":
+            # Drain first: then what leaves a node finds no other place.
+            self._act_on(thrift.decide(level, standings, self._guarded, [], now), states)
+            if states:
+                self._saving.step(now)
         else:
-            self._saving = Saving()
+            self._saving, self._exhausted_at = Saving(), None
+            self._act_on(thrift.decide(level, standings, self._guarded, wishes(), now), states)
+
+    def _states(self, level: str, now: float) -> dict[str, slurm.NodeState]:
+        """Return SLURM's nodes; none once there is no budget, and jobs had their time to save."""
+        if level == "exhausted":
+            self._exhausted_at = self._exhausted_at or now
+            if now - self._exhausted_at > _SAVE_SECONDS + 60:
+                return {}
+        return {state.name: state for state in slurm.nodes()}
+
+    def _act_on(self, actions: list[Action], states: Mapping[str, slurm.NodeState]) -> None:
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            list(pool.map(lambda action: self._act(action, states.get(action.name)), actions))
 
     def _standing(
         self, member: Member, answers: Mapping[str, bool],
@@ -154,9 +167,6 @@ class Saving:
         self._asked: set[str] = set()
         self._queued: set[str] = set()
 
-    def is_overdue(self, now: float) -> bool:
-        return self._began is not None and now - self._began > _SAVE_SECONDS + 60
-
     def step(self, now: float, find: Callable[[], list[Occupant]] = retire.occupants) -> None:
         self._began = self._began or now
         jobs = find()
@@ -165,11 +175,6 @@ class Saving:
         if now - self._began > _SAVE_SECONDS:
             stuck = [job for job in jobs if job.job_id not in self._queued]
             self._queued.update(retire.queue_again(stuck))
-
-
-def _emptied(standing: Standing) -> Standing:
-    """What still runs had its time."""
-    return Standing(standing.member, standing.account, standing.answers, None)
 
 
 def _reason(cause: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ class Journal:
     """Rows that are only ever added, and the ledger that they come to. One process writes."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path, self._lock = path, threading.Lock()
         self.ledger: Ledger = read_ledger(self.rows(path))
         self.seen_at = max((a.last_seen for a in self.ledger.accounts.values()), default=0.0)
 
@@ -40,6 +41,10 @@ class Journal:
 
     def add(self, row: Row) -> None:
         """Count a row and write it; one that cannot be written counts all the same."""
+        with self._lock:
+            self._add(row)
+
+    def _add(self, row: Row) -> None:
         self.ledger.take(row)
         try:
             self._append(json.dumps(row).encode())
