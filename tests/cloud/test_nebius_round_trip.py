@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dto.cluster.sources import from_terraform
-from tests.cloud.nebius.cluster import EIGHT, FIVE, ONE, Nebius
+from tests.cloud.nebius.cluster import EIGHT, FIVE, ONE, Nebius, plain
 
 pytestmark = pytest.mark.cloud
 
@@ -140,6 +140,19 @@ def test_what_somebody_took_away_is_made_again_and_no_disk_is_pulled_from_a_mach
         image_family="ubuntu24.04-cuda13.0", instance_type=ONE.replace("h100", "h200")
     )
     assert "2 to add, 0 to change, 2 to destroy" in again
+
+
+def test_an_apply_that_got_half_way_is_completed_by_the_next(tmp_path: Path) -> None:
+    nebius = Nebius(tmp_path)
+    nebius.terraform.init()
+    nebius.terraform.environment["NEBIUS_STUB_NO_ROOM_FOR"] = "lab-002"
+    done = nebius.terraform.run("apply", "-auto-approve", *nebius.given())
+    assert done.returncode == 1
+    assert "the quota is used up" in plain(done.stderr)
+    assert sorted(nebius.existing("compute_v1_instance")) == ["lab-001", "lab-head"]
+    del nebius.terraform.environment["NEBIUS_STUB_NO_ROOM_FOR"]
+    assert "1 added, 0 changed, 0 destroyed" in nebius.apply()
+    assert "No changes." in nebius.plan()
 
 
 def test_a_subnet_that_exists_is_used_and_left(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 from tests.cloud.nebius.schema import Fields, completed
 
 VARIABLE = "NEBIUS_STUB_STORE"
+NO_ROOM_FOR = "NEBIUS_STUB_NO_ROOM_FOR"
+"""The name of a machine that the cloud has no room for, as where a quota is used up."""
 REGION = "eu-north1"
 TENANT = "tenant-e00test"
 _MADE = "2026-01-01T00:00:00Z"
@@ -47,6 +49,8 @@ def exists(path: Path) -> Objects:
 
 def create(kind: str, fields: Fields, values: dict[str, Any]) -> dict[str, Any]:
     """Make a resource of the values that are known, and return it whole."""
+    if kind == "nebius_compute_v1_instance" and values["name"] == os.environ.get(NO_ROOM_FOR):
+        raise Refused(f"no room for {values['name']}: the quota is used up")
     with opened() as content:
         objects: Objects = content["objects"]
         _all_there(objects, values)
