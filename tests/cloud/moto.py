@@ -70,6 +70,9 @@ def _serve() -> None:
 
     from moto.server import ThreadedMotoServer
 
+    from tests.cloud.placement_groups import add_placement_groups
+
+    add_placement_groups()
     _correct()
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)

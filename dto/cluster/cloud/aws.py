@@ -47,12 +47,29 @@ def words_for(error: Exception) -> str:
     if code in _REFUSED:
         return f"AWS refuses the credentials ({code}): are they deleted, or of another account?"
     if code in _DENIED:
-        return f"AWS denies it to these credentials: {' '.join(str(error).split())}"
+        return f"AWS denies it to these credentials: {_message(error)}"
     if kind == "NoRegionError":
         return "no AWS region is set: say --region, or set AWS_REGION"
     if kind in ("EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "SSLError"):
         return f"AWS cannot be reached: {' '.join(str(error).split())}"
-    return " ".join(str(error).split())
+    if kind == "ResponseParserError":
+        return "AWS gave an answer that cannot be read: is AWS_ENDPOINT_URL right?"
+    return _message(error)
+
+
+def _message(error: Exception) -> str:
+    found = getattr(error, "response", None)
+    said = found.get("Error", {}) if isinstance(found, dict) else {}
+    text = f"{said['Message']} ({said.get('Code')})" if said.get("Message") else str(error)
+    return " ".join(text.split())
+
+
+def is_of_aws(error: Exception) -> bool:
+    """Whether boto3 raised it because of AWS, or on the way there."""
+    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
+
+    return isinstance(error, BotoCoreError | ClientError | ResponseParserError)
 
 
 @contextlib.contextmanager
@@ -63,12 +80,14 @@ def plain_errors(doing: str) -> Iterator[None]:
         ClusterError: AWS could not be asked, or refused.
     """
     try:
-        from botocore.exceptions import BotoCoreError, ClientError
+        import botocore  # noqa: F401
     except ImportError:
         raise missing_boto3() from None
     try:
         yield
-    except (BotoCoreError, ClientError) as error:
+    except Exception as error:
+        if not is_of_aws(error):
+            raise
         raise ClusterError(f"{doing}: {words_for(error)}") from None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from dto.cluster.cloud.aws import client, code_of, pages, plain_errors
+from dto.cluster.cloud.aws import client, code_of, is_of_aws, pages, plain_errors
 from dto.cluster.cloud.planned import Resource
 from dto.errors import ClusterError
 
@@ -85,18 +85,13 @@ def holds_anything(store: Store, region: str) -> bool:
         return False
     if store.provider != "aws":
         return True
-    with plain_errors(str(store)):
-        try:
-            answer = _s3(region).list_object_versions(Bucket=store.name, MaxKeys=1)
-        except Exception as error:
-            if _is_gone(error):
-                return False
+    try:
+        answer = _s3(region).list_object_versions(Bucket=store.name, MaxKeys=1)
+    except Exception as error:
+        if not is_of_aws(error):
             raise
+        return code_of(error) not in ("NoSuchBucket", "404")
     return bool(answer.get("Versions") or answer.get("DeleteMarkers"))
-
-
-def _is_gone(error: Exception) -> bool:
-    return code_of(error) in ("NoSuchBucket", "404")
 
 
 def empty_bucket(name: str, region: str) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dto.cluster.cloud.aws import group_of as aws_group
 from dto.cluster.cloud.aws import instances_of, node_name
-from dto.cluster.cloud.planned import Change, Planned
+from dto.cluster.cloud.planned import Planned
 from dto.cluster.inventory import DtoCluster
 from dto.cluster.provision import with_joined
 from dto.cluster.session import Session
@@ -20,10 +20,8 @@ _VERBS = {
     "replace": "is not as it is written: an apply would destroy it and make it again",
 }
 _OUTSIDE = {
-    "destroy": "was deleted by somebody else",
-    "change": "was changed by somebody else:",
-    "replace": "was made anew by somebody else",
-    "create": "was made by somebody else",
+    "destroy": "was deleted by somebody else: an apply would make it again",
+    "change": "was changed by somebody else: an apply would change back",
 }
 _SWITCHED_OFF = ("dto: budget", "dto: idle", "dto: power")
 
@@ -47,20 +45,20 @@ class Difference:
 
 
 def of_plan(planned: Planned) -> list[Difference]:
-    """Say which resources differ, those that somebody else changed first."""
-    found = [_outside(change) for change in planned.drift]
-    told = {change.address for change in planned.drift}
+    """Say what an apply would do, and where somebody else has been at work.
+
+    What was only read anew (a list that AWS itself keeps) leads to no change, and is no drift.
+    """
+    outside = {change.address: change.verb for change in planned.drift}
+    found = []
     for change in planned.changes:
-        if change.address not in told or change.verb in ("destroy", "replace"):
-            keys = f" {', '.join(change.keys)}" if change.keys else ""
-            text = f"{change.address} {_VERBS[change.verb]}{keys}"
-            found.append(Difference("resource", change.address, text))
+        words = _VERBS[change.verb]
+        if change.verb in ("create", "change"):
+            words = _OUTSIDE.get(outside.get(change.address, ""), words)
+        keys = f" {', '.join(change.keys)}" if change.keys else ""
+        text = f"{change.address} {words}{keys}"
+        found.append(Difference("resource", change.address, text))
     return found
-
-
-def _outside(change: Change) -> Difference:
-    keys = f" {', '.join(change.keys)}" if change.keys else ""
-    return Difference("resource", change.address, f"{change.address} {_OUTSIDE[change.verb]}{keys}")
 
 
 def compare(

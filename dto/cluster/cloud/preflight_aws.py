@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dto.cluster.cloud.aws import client, code_of, missing_boto3, pages, words_for
+from dto.cluster.cloud.aws import client, code_of, is_of_aws, missing_boto3, pages, words_for
 from dto.cluster.cloud.quota import quota_code, shortage
 from dto.cluster.cloud.verdict import Verdict, summed
 
@@ -60,12 +60,13 @@ def credentials(region: str | None) -> Verdict:
     """Ask AWS who we are."""
     try:
         import boto3  # noqa: F401
-        from botocore.exceptions import BotoCoreError, ClientError
     except ImportError:
         return Verdict((str(missing_boto3()),))
     try:
         _plain("sts", region or "us-east-1").get_caller_identity()
-    except (BotoCoreError, ClientError) as error:
+    except Exception as error:
+        if not is_of_aws(error):
+            raise
         return Verdict((words_for(error),))
     return Verdict()
 
@@ -102,11 +103,11 @@ def check(variables: Mapping[str, Any]) -> Verdict:
 
 def _guarded(doing: str, function: Callable[[], Verdict]) -> Verdict:
     """What may not be looked at is a note: only an answer can be a failure."""
-    from botocore.exceptions import BotoCoreError, ClientError
-
     try:
         return function()
-    except (BotoCoreError, ClientError) as error:
+    except Exception as error:
+        if not is_of_aws(error):
+            raise
         return Verdict(notes=(f"{doing} could not be checked: {words_for(error)}",))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from dto.cluster.cloud.aws import TAG, client, code_of, pages, words_for
+from dto.cluster.cloud.aws import TAG, client, code_of, is_of_aws, pages, words_for
 from dto.cluster.cloud.sweep import Found, Leftover
 
 PARAMETERS = "/dto/{}"
@@ -46,12 +46,6 @@ def find(name: str, region: str) -> Found:
                 raise
             unseen.append(f"{kind} ({code_of(error) or words_for(error)})")
     return Found(tuple(left), tuple(unseen))
-
-
-def is_of_aws(error: Exception) -> bool:
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    return isinstance(error, BotoCoreError | ClientError)
 
 
 _Search = Callable[[str], list[Leftover]]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dto.cluster.cloud import sweep_aws
-from dto.cluster.cloud.aws import client, code_of, pages, words_for
+from dto.cluster.cloud.aws import client, code_of, is_of_aws, pages, words_for
 from dto.cluster.cloud.data import empty_bucket
 from dto.cluster.cloud.sweep import Found, Leftover, in_order
 
@@ -67,7 +67,7 @@ def delete_once(
         try:
             _DELETE[one.kind](region, one.id)
         except Exception as error:
-            if not sweep_aws.is_of_aws(error):
+            if not is_of_aws(error):
                 raise
             code = code_of(error)
             if not any(word in code for word in _NOT_THERE):
