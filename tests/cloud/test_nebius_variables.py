@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
 from tests.cloud.nebius.cluster import EIGHT, ONE, Nebius
+from tests.helpers import REPOSITORY
 
 pytestmark = pytest.mark.cloud
 
@@ -148,3 +150,26 @@ def test_what_has_a_variable_of_its_own_reaches_the_machines(nebius: Nebius) -> 
 
 def plain_spaces(text: str) -> str:
     return " ".join(text.split())
+
+
+def test_every_variable_is_described_and_every_one_of_the_module_can_be_said_in_the_root() -> None:
+    found: dict[str, dict[str, str]] = {}
+    for name in ("nebius", "modules/nebius-hpc"):
+        text = "".join(p.read_text() for p in (REPOSITORY / "terraform" / name).glob("*.tf"))
+        blocks = re.findall(r'^variable "(\w+)" \{\n(.*?)^\}', text, re.M | re.S)
+        found[name] = dict(blocks)
+        for variable, body in blocks:
+            assert re.search(r'description += ".{20,}"', body), variable
+            assert re.search(r"^  type +=", body, re.M), variable
+            assert len(re.findall(rf"\bvar\.{variable}\b", text)) >= 1, f"{variable} is not used"
+    assert set(found["nebius"]) - {"auth"} == set(found["modules/nebius-hpc"])
+
+
+def test_the_page_tells_of_every_variable_and_output() -> None:
+    docs = REPOSITORY / "docs"
+    page = "".join(path.read_text() for path in sorted(docs.glob("clouds*.md")))
+    section = page[page.index("## Nebius") :]
+    module = REPOSITORY / "terraform" / "modules" / "nebius-hpc"
+    text = "".join(path.read_text() for path in module.glob("*.tf"))
+    named = re.findall(r'^(?:variable|output) "(\w+)"', text, re.M)
+    assert [name for name in named if f"`{name}`" not in section] == []

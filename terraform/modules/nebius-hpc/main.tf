@@ -12,7 +12,8 @@ locals {
   head_name    = "${var.cluster_name}-head"
   node_names   = toset([for number in range(1, var.instance_count + 1) : format("%s-%03d", var.cluster_name, number)])
   image_family = coalesce(var.image_family, local.gpus > 0 ? "ubuntu24.04-cuda12" : "ubuntu24.04-driverless")
-  region       = coalesce(var.region, data.nebius_iam_v1_project.this.region)
+  project      = data.nebius_iam_v1_project.this
+  region       = try(coalesce(var.region, local.project.region, try(local.project.status.region, null)), "")
 
   # What the sweep after `dto cluster down` finds our resources by.
   labels = merge(var.tags, { dto-cluster = var.cluster_name, dto-environment = var.environment })
