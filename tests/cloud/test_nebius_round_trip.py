@@ -67,6 +67,7 @@ def test_the_record_is_read_by_dto(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     }
     assert all("/" not in node.address and node.instance_type == EIGHT for node in record.nodes)
     assert record.groups["gpu"].max_time == "2-00:00:00"
+    assert record.groups["gpu"].features == ("spot", "infiniband", "h100")
     assert (record.shared.kind, record.shared.source) == ("virtiofs", "shared")
     assert record.shared.path == "/mnt/filesystem"
     assert record.ssh.bastion == f"ubuntu@{outputs['master_public_ip']}"

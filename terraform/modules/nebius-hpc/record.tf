@@ -1,7 +1,12 @@
 # The cluster's record, as `dto` reads it: `dto cluster setup --from-terraform`.
 locals {
   private_key = var.existing_private_key_path != null ? var.existing_private_key_path : trimsuffix(var.vm_ssh_public_key_path, ".pub")
-  can_power   = var.head_service_account_id != null
+  features = concat(
+    local.is_spot ? ["spot"] : [],
+    length(nebius_compute_v1_gpu_cluster.this) > 0 ? ["infiniband"] : [],
+    try(coalesce(var.node_groups[local.group].features, []), []),
+  )
+  can_power = var.head_service_account_id != null
 
   record = {
     version  = 1
@@ -28,7 +33,7 @@ locals {
         gpu_type  = local.gpu_type
         partition = try(var.node_groups[local.group].partition, null)
         max_time  = try(var.node_groups[local.group].max_time, null)
-        features  = try(var.node_groups[local.group].features, null)
+        features  = local.features
       }
     }
     shared = { kind = "virtiofs", source = local.shared_tag, path = var.shared_storage_mount_point }
