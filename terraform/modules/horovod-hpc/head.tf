@@ -24,7 +24,6 @@ resource "aws_eip" "head" {
 
 resource "aws_instance" "head" {
   #checkov:skip=CKV_AWS_126:minute metrics are billed; enable_detailed_monitoring turns them on
-  #checkov:skip=CKV_AWS_88:people reach the cluster here, from allowed_cidr_blocks only
   ami                    = local.head_image
   instance_type          = var.head_instance_type
   subnet_id              = local.public_subnet

@@ -132,7 +132,6 @@ resource "aws_iam_role_policy" "host" {
 }
 
 resource "aws_iam_role_policy" "head" {
-  #checkov:skip=CKV_AWS_355:describing instances cannot be limited to some of them
   name_prefix = "dto-head-"
   role        = aws_iam_role.host["head"].id
   policy      = data.aws_iam_policy_document.head.json

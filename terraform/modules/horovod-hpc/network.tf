@@ -15,7 +15,6 @@ data "aws_subnet" "existing" {
 }
 
 resource "aws_vpc" "this" {
-  #checkov:skip=CKV2_AWS_11:flow logs are billed; enable_flow_logs turns them on
   for_each             = local.own_vpc
   cidr_block           = var.vpc_cidr
   enable_dns_support   = true
@@ -84,7 +83,6 @@ resource "aws_route_table_association" "private" {
 }
 
 resource "aws_eip" "nat" {
-  #checkov:skip=CKV2_AWS_19:it belongs to the NAT gateway below
   for_each = local.own_nat
   domain   = "vpc"
   tags     = merge(local.tags, { Name = "${var.cluster_name}-nat" })

@@ -20,7 +20,6 @@ resource "aws_placement_group" "this" {
 }
 
 resource "aws_launch_template" "node" {
-  #checkov:skip=CKV_AWS_88:only where use_public_subnet asks for public addresses
   #checkov:skip=CKV_AWS_341:two hops, so that containers reach the metadata service, too
   name_prefix = "${var.cluster_name}-node-"
   description = "Nodes of ${var.cluster_name}"

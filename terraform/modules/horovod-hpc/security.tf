@@ -29,7 +29,6 @@ resource "aws_vpc_security_group_egress_rule" "among" {
 }
 
 resource "aws_vpc_security_group_egress_rule" "out" {
-  #checkov:skip=CKV_AWS_382:jobs fetch packages and data sets from places that only their owners know
   security_group_id = aws_security_group.cluster.id
   description       = "Packages, data and AWS itself"
   cidr_ipv4         = "0.0.0.0/0"
@@ -38,7 +37,6 @@ resource "aws_vpc_security_group_egress_rule" "out" {
 }
 
 resource "aws_security_group" "ssh" {
-  #checkov:skip=CKV2_AWS_5:it is on the head's network card
   name_prefix = "${var.cluster_name}-ssh-"
   description = "People reach the head of ${var.cluster_name} over ssh"
   vpc_id      = local.vpc_id

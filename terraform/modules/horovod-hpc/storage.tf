@@ -11,7 +11,6 @@ locals {
 }
 
 resource "aws_efs_file_system" "this" {
-  #checkov:skip=CKV_AWS_184:kms_key_arn sets a key of your own; else AWS's encrypts it
   for_each         = local.efs
   creation_token   = var.cluster_name
   encrypted        = true
@@ -29,7 +28,6 @@ resource "aws_efs_mount_target" "this" {
 }
 
 resource "aws_fsx_lustre_file_system" "this" {
-  #checkov:skip=CKV_AWS_190:kms_key_arn sets a key of your own; else AWS's encrypts it
   for_each                    = local.lustre
   subnet_ids                  = [local.node_subnet]
   security_group_ids          = [aws_security_group.cluster.id]
