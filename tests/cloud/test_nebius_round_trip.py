@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import pytest
 
 from dto.cluster.sources import from_terraform
 from tests.cloud.nebius.cluster import EIGHT, FIVE, ONE, Nebius, plain
+from tests.helpers import dto
 
 pytestmark = pytest.mark.cloud
 
@@ -82,6 +85,19 @@ def test_the_record_is_read_by_dto(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (record.cloud.account, record.bucket) == (FIVE["project_id"], "lab-project-e00test")
     assert (outputs["total_gpus"], outputs["worker_public_ips"]) == (16, [])
     assert len(outputs["instance_ids"]) == 3
+
+
+def test_dto_prices_a_plan_before_anything_is_made(tmp_path: Path) -> None:
+    nebius = Nebius(tmp_path)
+    said = {**FIVE, "vm_ssh_public_key_path": str(nebius.key), "auth": "token"}
+    said["prices"] = {ONE: 3, "cpu-d3/4vcpu-16gb": 0.1}
+    (nebius.folder / "lab.auto.tfvars.json").write_text(json.dumps(said))
+    env = {**os.environ, **nebius.terraform.environment, "NEBIUS_IAM_TOKEN": "a-token-of-a-test"}
+    done = dto("cluster", "plan", "--json", nebius.folder, env=env)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["estimate"]["hourly"] == 6.1, found
+    assert nebius.existing() == {}
 
 
 def test_spot_nodes_are_preemptible_and_the_head_is_not(tmp_path: Path) -> None:
