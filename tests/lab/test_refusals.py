@@ -12,7 +12,6 @@ from tests.lab.commands import run
 from tests.lab.lab import Lab, Labs
 from tests.lab.provisioned import Provisioned
 
-pytestmark = pytest.mark.timeout(300)
 HOSTS = ["head", "n1"]
 
 

@@ -30,7 +30,6 @@ def test_a_second_run_changes_nothing_anywhere(provisioned: Provisioned) -> None
     assert changed == dict.fromkeys(provisioned.hosts, 0)
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("backend", ["gloo", "horovod"])
 def test_a_submitted_example_trains_on_two_nodes(provisioned: Provisioned, backend: str) -> None:
     cluster = provisioned.cluster
