@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol, TextIO
 
 from dto.cluster import preflight
+from dto.cluster.cloud import nebius
 from dto.cluster.inventory import DtoCluster
 from dto.cluster.inventory_hosts import Host as Member
 from dto.cluster.keys import write_known_hosts
@@ -129,13 +130,26 @@ class Session:
             preflight.refuse_changed_keys(found)
             if not new.unknown:
                 break
-            session = session._trusting(new, accepts)
+            session = session._introduced(new, found) or session._trusting(new, accepts)
             rest = [member for member in rest if member.name in new.unknown]
         session = session._keeping(found)
         preflight.judge(session.record, found)
         return session, found
 
+    def _introduced(self, new: preflight.Look, found: preflight.Look) -> Session | None:
+        """Let a head on Nebius that we know vouch for its nodes, if it can."""
+        head = self.record.head
+        if self.record.provider != "nebius" or head.name not in found.probes:
+            return None
+        unknown = sorted(new.unknown)
+        with self.connect(head) as host:
+            record = nebius.introduced(self.record, unknown, host, self.terminal.say)
+        return None if record == self.record else self.with_record(record)
+
     def _trusting(self, found: preflight.Look, accepts: bool) -> Session:
+        head = found.unknown.get(self.record.head.name)
+        if self.record.provider == "nebius" and head:  # it vouches for the others
+            found = preflight.Look(unknown={self.record.head.name: head})
         if not accepts and not self.terminal.confirm(preflight.question(found)):
             raise preflight.refusal_of_unknown_keys(found)
         return self.with_record(self.record.with_host_keys(preflight.unknown_keys(found)))
