@@ -11,6 +11,12 @@ from moto.ec2.responses import EC2Response
 _groups: dict[str, dict[str, Any]] = {}
 
 
+class DuplicatePlacementGroup(EC2ClientError):
+    def __init__(self, name: str) -> None:
+        text = f"The Placement Group {name} already exists."
+        super().__init__("InvalidPlacementGroup.Duplicate", text)
+
+
 class UnknownPlacementGroup(EC2ClientError):
     def __init__(self, name: str) -> None:
         super().__init__("InvalidPlacementGroup.Unknown", f"The Placement Group {name} is unknown.")
@@ -24,6 +30,8 @@ def add_placement_groups() -> None:
 
 def create_placement_group(self: Any) -> ActionResult:
     name = self._get_param("GroupName")
+    if name in _groups:
+        raise DuplicatePlacementGroup(name)
     tags = [tag for part in self._get_param("TagSpecifications", []) for tag in part["Tags"]]
     _groups[name] = {
         "GroupName": name,

@@ -101,10 +101,6 @@ resource "aws_launch_template" "node" {
       tags          = local.node_tags
     }
   }
-
-  lifecycle {
-    create_before_destroy = true
-  }
 }
 
 resource "aws_autoscaling_group" "nodes" {
