@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from tests.helpers import REPOSITORY
 
 REGION = "eu-north-1"
+UBUNTU = "/aws/service/canonical/ubuntu/server/24.04/stable/current/amd64/hvm/ebs-gp3/ami-id"
 
 
 @contextmanager
@@ -64,6 +65,41 @@ def _correct() -> None:
     security_groups.SecurityGroupRule.description = property(description)
 
 
+def _offer_ubuntu(url: str) -> None:
+    """The image that Canonical publishes, under the parameter that names it."""
+    import boto3
+    from moto.core.utils import utcnow
+    from moto.ssm.models import Parameter, ssm_backends
+
+    account = "123456789012"
+    client = boto3.client(
+        "ec2",
+        endpoint_url=url,
+        region_name=REGION,
+        aws_access_key_id="a",
+        aws_secret_access_key="b",
+    )
+    disk = {"DeviceName": "/dev/sda1", "Ebs": {"VolumeSize": 8}}
+    image = client.register_image(
+        Name="ubuntu-24.04", RootDeviceName="/dev/sda1", BlockDeviceMappings=[disk]
+    )["ImageId"]
+    for name in (UBUNTU, UBUNTU.replace("amd64", "arm64")):
+        ssm_backends[account][REGION]._parameters[name].append(
+            Parameter(
+                account_id=account,
+                name=name,
+                value=image,
+                parameter_type="String",
+                description=None,
+                allowed_pattern=None,
+                keyid=None,
+                last_modified_date=utcnow().timestamp(),
+                version=1,
+                data_type="aws:ec2:image",
+            )  # fmt: skip
+        )
+
+
 def _serve() -> None:
     """Serve until the test that started us is gone, however it went."""
     import logging
@@ -78,6 +114,7 @@ def _serve() -> None:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
+    _offer_ubuntu(f"http://{host}:{port}")
     print(f"http://{host}:{port}", flush=True)
     sys.stdin.read()
 

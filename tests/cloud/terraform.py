@@ -15,7 +15,7 @@ from tests.helpers import REPOSITORY
 
 PLUGINS = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dto"
 _NO_INPUT = {"apply", "destroy", "import", "init", "plan", "refresh"}
-_NO_COLOUR_FLAG = {"fmt", "login", "logout", "version"}
+_NO_COLOUR_FLAG = {"fmt", "login", "logout", "providers", "state", "version", "workspace"}
 _LEFT_BEHIND = shutil.ignore_patterns(".terraform", "*.tfstate", "*.tfstate.*", "*.tfvars", "*.log")
 
 
