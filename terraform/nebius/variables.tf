@@ -179,7 +179,7 @@ variable "existing_shared_storage_id" {
 }
 
 variable "create_s3_bucket" {
-  description = "Make a bucket for data and checkpoints."
+  description = "Make a bucket for checkpoints and final models."
   type        = bool
   default     = null
 }

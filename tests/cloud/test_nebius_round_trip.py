@@ -17,11 +17,12 @@ pytestmark = pytest.mark.cloud
 EIGHT_GPUS = {"instance_type": EIGHT, "infiniband_fabric": "fabric-3"}
 
 
+@pytest.mark.timeout(300)
 def test_a_cluster_is_made_grows_shrinks_and_leaves_nothing(tmp_path: Path) -> None:
     nebius = Nebius(tmp_path)
     nebius.terraform.init()
     nebius.terraform.validate()
-    assert "17 added" in nebius.apply(**EIGHT_GPUS)
+    assert "18 added" in nebius.apply(**EIGHT_GPUS)
     assert "No changes." in nebius.plan(**EIGHT_GPUS)
 
     # a machine and its disk, and nothing else is touched
@@ -53,7 +54,6 @@ def test_the_record_is_read_by_dto(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "prices": {f"{EIGHT}-spot": 12.5, "cpu-d3/4vcpu-16gb": 0.1},
         "budget": {"amount": 100, "idle_minutes": 30},
         "node_groups": {"gpu": {"max_time": "2-00:00:00", "features": ["h100"]}},
-        "create_s3_bucket": True,
     }
     nebius.apply(**EIGHT_GPUS, **more)
     for name, value in nebius.terraform.environment.items():
@@ -103,7 +103,7 @@ def test_dto_prices_a_plan_before_anything_is_made(tmp_path: Path) -> None:
 def test_spot_nodes_are_preemptible_and_the_head_is_not(tmp_path: Path) -> None:
     nebius = Nebius(tmp_path)
     nebius.terraform.init()
-    nebius.apply(capacity_type="spot")
+    nebius.apply(capacity_type="spot", create_s3_bucket=False)
     machines = nebius.existing("compute_v1_instance")
     head = machines.pop("lab-head")
     assert (head["preemptible"], head["recovery_policy"]) == (None, None)
@@ -111,7 +111,7 @@ def test_spot_nodes_are_preemptible_and_the_head_is_not(tmp_path: Path) -> None:
         assert node["preemptible"]["on_preemption"] == "STOP"
         assert node["recovery_policy"] == "FAIL"
         assert node["gpu_cluster"] is None
-    assert nebius.existing("compute_v1_gpu_cluster") == {}
+    assert nebius.existing("compute_v1_gpu_cluster") == nebius.existing("storage_v1_bucket") == {}
 
 
 def test_only_ssh_from_the_networks_named_and_the_cluster_itself_come_in(tmp_path: Path) -> None:
