@@ -131,6 +131,7 @@ class Session:
             if not new.unknown:
                 break
             session = session._introduced(new, found) or session._trusting(new, accepts)
+            write_known_hosts(session.state.known_hosts, session.record)  # bastions are found there
             rest = [member for member in rest if member.name in new.unknown]
         session = session._keeping(found)
         preflight.judge(session.record, found)

@@ -85,9 +85,11 @@ def _state(host: Host, is_node: bool, facts: Facts) -> str:
 
 
 def next_commands(record: DtoCluster) -> list[str]:
-    """Return what to type next: log in, and train on two nodes."""
+    """Return what to type next: log in, and train on two nodes if there is torch."""
     ready = min(2, max(1, len(record.nodes)))
     train = f"cd ~/dto && scripts/submit_job.sh -N {ready} examples/simple_net.py"
+    if record.software.torch == "none":
+        train = f"srun -N {ready} hostname"
     if record.head.local:
         return [train]
     words = ["ssh"]

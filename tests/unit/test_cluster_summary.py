@@ -78,6 +78,10 @@ def test_a_bastion_is_given_the_key_and_the_user_that_the_hosts_have() -> None:
     assert next_commands(record(ssh=keyless, nodes=[]))[0] == "ssh -J me@203.0.113.9 me@10.0.0.1"
 
 
+def test_without_torch_the_first_job_needs_none() -> None:
+    assert next_commands(record(software={"torch": "none"}))[1] == "srun -N 2 hostname"
+
+
 def test_a_cluster_of_this_machine_needs_no_ssh() -> None:
     here = {"name": "solo", "address": "10.0.0.1", "local": True}
     said = next_commands(record(head=here, nodes=[here], provider="local"))
