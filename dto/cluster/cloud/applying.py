@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dto.cluster.asked import Asked
 from dto.cluster.cloud.estimate import Estimate, estimate, told
@@ -49,8 +50,22 @@ def plan(terraform: Terraform, terminal: Terminal) -> tuple[Planned, Estimate]:
     known = preflight(terraform, terminal)
     planned = read_plan(terraform.plan())
     preflight_again(planned.provider, planned.variables, known, terminal)
-    terraform.remember(dict(planned.answers))
+    kept = to_remember(planned, terraform)
+    if again := sorted(kept.keys() - planned.required - terraform.typed_names()):
+        terminal.say(f"as it was said before: {', '.join(again)} (--var says it anew)")
+    terraform.remember(kept)
     return planned, estimate(planned)
+
+
+def to_remember(planned: Planned, terraform: Terraform) -> dict[str, Any]:
+    """Return what would have to be said again, now or with the last `up`.
+
+    What a file in the folder says (terraform.tfvars) is not kept: the file is still there.
+    """
+    if any(flag.startswith("-var-file=") for flag in terraform.flags):
+        return dict(planned.answers)
+    said = planned.required | terraform.typed_names() | terraform.remembered().keys()
+    return {name: value for name, value in planned.answers.items() if name in said}
 
 
 def up(

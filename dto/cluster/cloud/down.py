@@ -15,8 +15,7 @@ from dto.cluster.cloud.sweep import Found, Leftover
 from dto.cluster.cloud.terraform import Terraform
 from dto.cluster.cloud.text import counted
 from dto.cluster.cloud.verdict import judge
-from dto.cluster.provision import with_joined
-from dto.cluster.session import Reach, Session, Terminal, opened
+from dto.cluster.session import Reach, Terminal, opened
 from dto.cluster.state import cluster_state, known_clusters
 from dto.errors import ClusterError, DtoError, UsageError
 
@@ -183,18 +182,13 @@ def _stop_jobs(name: str, leaving: Leaving, terminal: Terminal, env: Mapping[str
     terminal.say("jobs are asked to save and to leave the nodes ...")
     try:
         with opened(name, terminal, env, leaving.reach) as session:
-            problems = _stop(session, leaving.stop_seconds)
+            problems = stop_jobs(session, leaving.stop_seconds)
     except ClusterError as error:
         problems = [f"the head cannot be asked: {error}"]
     for problem in problems:
         terminal.warn(problem)
     if problems and not leaving.yes:
         _ask("what runs there is lost: go on?", "jobs could not be stopped: say --yes", terminal)
-
-
-def _stop(session: Session, limit: float) -> list[str]:
-    session.state.create()
-    return stop_jobs(with_joined(session), limit)
 
 
 def _forget_cluster(name: str, env: Mapping[str, str]) -> None:

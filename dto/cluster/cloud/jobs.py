@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dto.cluster.session import Session
+from dto.cluster.status import ask
 from dto.remote.host import Result
 
 STOP_SECONDS = 600.0
@@ -17,12 +18,12 @@ def stop_jobs(session: Session, limit_seconds: float) -> list[str]:
     """Drain all nodes, then have the jobs on them save and leave; return what went wrong.
 
     Raises:
-        ClusterError: the head does not answer.
+        ClusterError: the head, or SLURM on it, does not answer.
     """
-    names = [node.name for node in session.record.nodes]
-    if not names:
-        return []
     with session.head() as head:
+        names = [node.name for node in ask(head).nodes]
+        if not names:
+            return []
         # all first: a job that leaves one node must not start again on the next
         reason = ["state=drain", "reason=dto: down"]
         head.run(["scontrol", "update", f"nodename={','.join(names)}", *reason], sudo=True)

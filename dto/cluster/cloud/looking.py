@@ -10,7 +10,7 @@ from dto.cluster.cloud import cost, drift
 from dto.cluster.cloud.estimate import estimate
 from dto.cluster.cloud.estimate import told as told_estimate
 from dto.cluster.cloud.planned import Planned, read_plan, read_state
-from dto.cluster.cloud.preflight import preflight
+from dto.cluster.cloud.preflight import may_ask
 from dto.cluster.cloud.terraform import Terraform
 from dto.cluster.inventory import DtoCluster, parse_record
 from dto.cluster.session import Reach, Terminal, opened
@@ -52,7 +52,7 @@ def _applied(terraform: Terraform) -> dict[str, Any] | None:
 
 
 def _estimated(terraform: Terraform, terminal: Terminal, is_applied: bool) -> Answer:
-    preflight(terraform, terminal)
+    may_ask(terraform, terminal)
     planned = read_plan(terraform.plan(quiet=True))
     found = estimate(planned)
     note = "it was not set up from here: this is an estimate, nothing is counted"
@@ -64,7 +64,7 @@ def drifted(
     terraform: Terraform, reach: Reach, terminal: Terminal, env: Mapping[str, str]
 ) -> Answer:
     """Compare what is written, what runs, and what SLURM knows."""
-    preflight(terraform, terminal)
+    may_ask(terraform, terminal)
     planned = read_plan(terraform.plan("-refresh=true", quiet=True))
     found, notes = drift.of_plan(planned), []
     record = _record(planned)

@@ -48,6 +48,8 @@ class Planned:
     variables: Mapping[str, Any]
     answers: Mapping[str, Any]
     """Variables that are not at their defaults, without those that are secret."""
+    required: frozenset[str]
+    """Variables that have no default."""
     cluster: Mapping[str, Any]
     """The output `dto_cluster`; what only an apply can tell is missing from it."""
     resources: tuple[Resource, ...]
@@ -86,6 +88,7 @@ def read_plan(raw: Mapping[str, Any]) -> Planned:
             for name, value in variables.items()
             if value is not None and not _is_default(value, declared.get(name) or {})
         },
+        required=frozenset(name for name, found in declared.items() if "default" not in found),
         cluster=output if isinstance(output, dict) else {},
         resources=tuple(resources_of(_dict(raw, "planned_values"))),
         changes=tuple(_changes(raw.get("resource_changes"))),

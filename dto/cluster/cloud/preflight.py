@@ -15,6 +15,15 @@ from dto.cluster.session import Terminal
 _VARIABLES = {"aws": preflight_aws.VARIABLES, "nebius": preflight_nebius.VARIABLES}
 
 
+def may_ask(terraform: Terraform, terminal: Terminal, region: str | None = None) -> str:
+    """See that Terraform is there and its cloud lets us in; return which cloud it is."""
+    terraform.check()
+    provider = provider_in(terraform.folder)
+    if provider in _VARIABLES:
+        judge(credentials(provider, region), terminal)
+    return provider
+
+
 def preflight(
     terraform: Terraform, terminal: Terminal, region: str | None = None
 ) -> dict[str, Any]:
@@ -23,11 +32,9 @@ def preflight(
     Raises:
         PreflightError: something is in the way; nothing was made.
     """
-    terraform.check()
-    provider = provider_in(terraform.folder)
+    provider = may_ask(terraform, terminal, region)
     if provider not in _VARIABLES:
         return {}
-    judge(credentials(provider, region), terminal)
     terraform.ready()
     known = read_variables(terraform, _VARIABLES[provider])
     judge(check(provider, known), terminal)

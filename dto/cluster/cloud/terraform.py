@@ -66,6 +66,11 @@ class Terraform:
         """Keep the answers of a plan for what comes after it: nobody types them again."""
         write_atomic(self.private / "variables.json", json.dumps(variables))
 
+    def typed_names(self) -> set[str]:
+        """The variables that were typed, one by one."""
+        words = (flag.removeprefix("-var=") for flag in self.flags if flag.startswith("-var="))
+        return {word.partition("=")[0] for word in words}
+
     def check(self) -> None:
         """Refuse to work without a terraform that is new enough."""
         try:
