@@ -35,6 +35,8 @@ class Cluster:
     ) -> None:
         self.lab, self.name, self.head, self.workers = lab, name, head, tuple(workers)
         self.operator = Operator(home)
+        self.changed: dict[str, Any] = {}
+        """Keys of the record that a test sets for its own setups."""
 
     @property
     def home(self) -> Path:
@@ -59,8 +61,12 @@ class Cluster:
             "nodes": [host(name) for name in self.workers],
             "shared": {"kind": "existing"}, "software": wheels,
             # The hosts share this machine's kernel, whose control groups may be v1.
-            "slurm": {"proctrack": "linuxproc", "task_plugin": "none"},
+            "slurm": {"proctrack": "linuxproc", "task_plugin": "none"}, **self.changed,
         }  # fmt: skip
+
+    def nodes_with(self, **more: Any) -> list[dict[str, Any]]:
+        """The workers of the record, each with more said of it; for `changed`."""
+        return [{**node, **more} for node in self.record()["nodes"]]
 
     @property
     def lab_flags(self) -> tuple[str, ...]:
