@@ -202,6 +202,13 @@ class Lab:
         """Take the power away; the files stay."""
         self.host(name).kill()
 
+    def replace(self, name: str) -> None:
+        """Put a bare machine in a host's place: its name and address, nothing else of it."""
+        self.host(name).remove()
+        self.host(name).create((self.directory / "key.pub").read_text())
+        self._write_known_hosts()
+        self.start(name)
+
     def reboot(self, name: str) -> None:
         """Shut down in order and boot again."""
         before = self.host(name).leader()
