@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -18,6 +22,7 @@ from dto.cluster.cloud.terraform import Terraform, gist
 from dto.cluster.cloud.variables import declared, parse_console, provider_in
 from dto.cluster.inventory import DtoCluster, parse_record
 from dto.errors import ConfigError, UsageError
+from tests.helpers import REPOSITORY
 from tests.unit.cluster_records import public_key
 
 KEY = public_key()
@@ -228,3 +233,27 @@ def test_a_record_without_a_scaling_group_needs_no_cloud() -> None:
     assert aws.with_nodes(plain, 60, print) == (plain, [])
     with pytest.raises(ConfigError):
         record(cloud={"host_keys": "no/slash"})
+
+
+def test_a_wheel_has_the_roots_and_nobodys_state(tmp_path: Path) -> None:
+    for name in ("pyproject.toml", "README.md", "LICENSE", "dto/__init__.py", "terraform/aws"):
+        source, target = REPOSITORY / name, tmp_path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns(".terraform", "*.tf*e*"))
+        else:
+            shutil.copy(source, target)
+    for name in ("ansible", "examples", "scripts", "templates"):
+        (tmp_path / name).mkdir()
+    root = tmp_path / "terraform" / "aws"
+    (root / ".terraform" / "dto").mkdir(parents=True)
+    for name in ("terraform.tfstate", "terraform.tfstate.backup", "mine.auto.tfvars",
+                 ".terraform/dto/variables.json"):  # fmt: skip
+        (root / name).write_text("secret")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", "out"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=100)
+    (wheel,) = (tmp_path / "out").glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "dto/_data/terraform/aws/main.tf" in names
+    assert not [name for name in names if "state" in name or "tfvars" in name.split(".")[-1:]]
+    assert not [name for name in names if ".terraform/" in name]

@@ -70,10 +70,12 @@ def test_the_heads_report_becomes_a_table_and_a_share_of_the_budget() -> None:
     lines = cost.told(cost.read_report(raw))
     assert "fern-2   2.50   ?      ?" in lines[0]
     assert lines[1].startswith("spent: at least 20.00 USD since 2026-01-01")
-    assert lines[2] == "budget: 80 % of 25.00 USD; 2 h 30 min are left if all machines stay on"
+    assert lines[2] == "budget: 80 % of 25.00 USD; 2 h 30 min are left if what is on stays on"
     assert lines[3].startswith("warned")
     assert "no price is known for fern-2" in lines[4]
     assert cost.told(cost.read_report({}))[-1] == "no budget is set"
+    hours = {**raw, "budget": {"hours": 25.0}, "on": []}
+    assert cost.told(cost.read_report(hours, "fern-2"))[2] == "budget: 40 % of 25 node-hours"
 
 
 def test_a_head_without_a_report_says_why() -> None:

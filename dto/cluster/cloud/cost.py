@@ -29,10 +29,19 @@ class Spent:
     budget_amount: float | None = None
     budget_hours: float | None = None
     state: str = "ok"
+    on: tuple[str, ...] | None = None
+    """The machines that are switched on; None where the head does not say."""
+    mere_head: str = ""
+    """The head, where it takes no jobs: its hours cost, but are no node-hours."""
 
     @property
     def hours(self) -> float:
-        return sum(self.node_hours.values())
+        return sum(hours for name, hours in self.node_hours.items() if name != self.mere_head)
+
+    @property
+    def hourly_now(self) -> float:
+        running = self.hourly if self.on is None else self.on
+        return sum(self.hourly.get(name) or 0.0 for name in running)
 
 
 def ask(session: Session) -> tuple[dict[str, Any], Spent]:
@@ -44,7 +53,8 @@ def ask(session: Session) -> tuple[dict[str, Any], Spent]:
     with session.head() as head:
         done = head.run(_REPORT, timeout=_SECONDS, sudo=True)
     raw = report_in(done, session.record.head.name)
-    return raw, read_report(raw)
+    record = session.record
+    return raw, read_report(raw, "" if record.head_node else record.head.name)
 
 
 def report_in(done: Result, head: str) -> dict[str, Any]:
@@ -60,8 +70,8 @@ def report_in(done: Result, head: str) -> dict[str, Any]:
     return raw
 
 
-def read_report(raw: Mapping[str, Any]) -> Spent:
-    budget = raw.get("budget") or {}
+def read_report(raw: Mapping[str, Any], mere_head: str = "") -> Spent:
+    budget, running = raw.get("budget") or {}, raw.get("on")
     return Spent(
         since=str(raw.get("since") or ""),
         currency=str(raw.get("currency") or "USD"),
@@ -72,6 +82,8 @@ def read_report(raw: Mapping[str, Any]) -> Spent:
         budget_amount=budget.get("amount"),
         budget_hours=budget.get("hours"),
         state=str(raw.get("state") or "ok"),
+        on=None if running is None else tuple(running),
+        mere_head=mere_head,
     )
 
 
@@ -115,8 +127,8 @@ def _budget(spent: Spent) -> list[str]:
 
 
 def _left(spent: Spent) -> str:
-    hourly = sum(price or 0.0 for price in spent.hourly.values())
+    hourly = spent.hourly_now
     if not spent.budget_amount or not hourly or spent.amount >= spent.budget_amount:
         return ""
     hours = (spent.budget_amount - spent.amount) / hourly
-    return f"; {duration(hours)} are left if all machines stay on"
+    return f"; {duration(hours)} are left if what is on stays on"
