@@ -126,7 +126,7 @@ def _token(seconds: float) -> str:
         ({}, "no Nebius credentials: set NEBIUS_IAM_TOKEN, or NB_SA_ID"),
         ({"NB_SA_ID": "serviceaccount-1"}, "NB_AUTHKEY_PUBLIC_ID, NB_AUTHKEY_PRIVATE_PATH not set"),
         ({"NEBIUS_IAM_TOKEN": _token(-60)}, "NEBIUS_IAM_TOKEN has expired"),
-        ({"NEBIUS_IAM_TOKEN": _token(301)}, "NEBIUS_IAM_TOKEN expires in 5 min"),
+        ({"NEBIUS_IAM_TOKEN": _token(600)}, "NEBIUS_IAM_TOKEN expires in "),
     ],
 )
 def test_nebius_without_usable_credentials_is_refused(

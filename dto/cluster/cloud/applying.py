@@ -78,9 +78,9 @@ def up(
     """Apply, and set the cluster up as `asked` says; None leaves it at the machines."""
     planned, priced = plan(terraform, terminal)
     terminal.say("\n" + "\n".join(told(priced)))
-    if planned.changes:
-        if not yes:
-            _confirm(planned, terminal)
+    if planned.changes and not yes:
+        _confirm(planned, terminal)
+    if not planned.is_empty:
         terraform.apply_plan()
     if asked is None:
         terminal.say(f"next: dto cluster setup --from-terraform {terraform.folder}")

@@ -53,16 +53,18 @@ def down(
     """Take a cluster away; return whether nothing of it is left."""
     leaving.check()
     kept: list[Store] = []
-    place = _place_typed(leaving)
+    place: Place | None = None
     if terraform is not None:
         terraform.check()
+        terraform.ready()
         resources, output = read_state(terraform.show())
-        place = _place_of(terraform, resources, output, leaving) or place
+        place = _place_of(terraform, resources, output, leaving)
         if resources:
             kept = _destroy(terraform, resources, place, leaving, terminal, env)
-        elif place is None:
+        elif place is None and leaving.name is None:
             folder = terraform.folder
             raise DtoError(f"nothing is applied in {folder}; to search for what is left: {_SEARCH}")
+    place = place or _place_typed(leaving)
     if place is None:
         raise UsageError(f"without a state, say which cluster: {_SEARCH}")
     _forget_cluster(place.name, env)

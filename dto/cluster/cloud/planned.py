@@ -55,7 +55,8 @@ class Planned:
     resources: tuple[Resource, ...]
     changes: tuple[Change, ...]
     drift: tuple[Change, ...]
-    """What somebody else has changed since the last apply."""
+    """What is not as the last apply left it, though perhaps only read anew."""
+    changes_outputs: bool = False
 
     @property
     def name(self) -> str:
@@ -69,6 +70,11 @@ class Planned:
     def provider(self) -> str:
         return str(self.cluster.get("provider") or provider_of(self.resources))
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether an apply would change nothing, not even what is written down of it."""
+        return not self.changes and not self.changes_outputs
+
     def counted(self) -> dict[str, int]:
         counts: dict[str, int] = {}
         for change in self.changes:
@@ -80,7 +86,8 @@ def read_plan(raw: Mapping[str, Any]) -> Planned:
     """Read `terraform show -json PLAN`."""
     variables = {name: found.get("value") for name, found in _dict(raw, "variables").items()}
     declared = _dict(_dict(_dict(raw, "configuration"), "root_module"), "variables")
-    output = _dict(_dict(raw, "output_changes"), OUTPUT).get("after")
+    outputs = _dict(raw, "output_changes")
+    output = _dict(outputs, OUTPUT).get("after")
     return Planned(
         variables=variables,
         answers={
@@ -93,6 +100,7 @@ def read_plan(raw: Mapping[str, Any]) -> Planned:
         resources=tuple(resources_of(_dict(raw, "planned_values"))),
         changes=tuple(_changes(raw.get("resource_changes"))),
         drift=tuple(_changes(raw.get("resource_drift"))),
+        changes_outputs=any(one.get("actions") != ["no-op"] for one in outputs.values()),
     )
 
 

@@ -129,9 +129,13 @@ def _profiles(iam: Any, name: str) -> list[Leftover]:
     return [
         Leftover("instance profile", one)
         for one in names
-        if one.startswith(f"{name}-")
-        and _has_tag(iam.list_instance_profile_tags(InstanceProfileName=one)["Tags"], name)
+        if one.startswith(f"{name}-") and _has_tag(_profile(iam, one).get("Tags", ()), name)
     ]
+
+
+def _profile(iam: Any, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = iam.get_instance_profile(InstanceProfileName=name)["InstanceProfile"]
+    return found
 
 
 def _roles(iam: Any, name: str) -> list[Leftover]:

@@ -14,7 +14,14 @@ from dto.cluster.cloud.sweep import Found, Leftover, in_order
 
 _PASSES = 40
 _EVERY_SECONDS = 10.0
-_LATER = ("DependencyViolation", "InUse", "IncorrectState", "ResourceInUse", "ScalingActivityIn")
+_LATER = (
+    "DependencyViolation",
+    "InUse",
+    "IncorrectState",
+    "ResourceInUse",
+    "ScalingActivityIn",
+    "Conflict",
+)
 _NOT_THERE = ("NotFound", "NoSuch", "DoesNotExist", "InvalidAllocationID", "ParameterNotFound")
 
 
@@ -37,6 +44,7 @@ def delete(
             break
         if reasons or _is_slow(goes):
             time.sleep(every_seconds)
+    found = sweep_aws.find(name, region)
     return Found(found.left, found.unseen, tuple(str(reason) for reason in reasons))
 
 
@@ -63,9 +71,13 @@ def delete_once(
 ) -> list[Reason]:
     """Try each once, in order; return why some could not go."""
     reasons = []
-    for one in goes:
+    # rules that name each other's groups keep both from going: all rules go before any group
+    groups = [one for one in goes if one.kind == "security group"]
+    steps = [(one, _DELETE[one.kind]) for one in goes]
+    at = next((i for i, one in enumerate(goes) if one in groups), len(goes))
+    for one, step in steps[:at] + [(one, _revoke) for one in groups] + steps[at:]:
         try:
-            _DELETE[one.kind](region, one.id)
+            step(region, one.id)
         except Exception as error:
             if not is_of_aws(error):
                 raise
@@ -74,7 +86,7 @@ def delete_once(
                 is_final = not any(word in code for word in _LATER)
                 reasons.append(Reason(str(one), words_for(error), is_final))
         else:
-            if str(one) not in told:
+            if step is not _revoke and str(one) not in told:
                 told.add(str(one))
                 say(f"deleted {one}")
     return reasons
@@ -123,8 +135,7 @@ def _interface(region: str, identity: str) -> None:
     ec2.delete_network_interface(NetworkInterfaceId=identity)
 
 
-def _security_group(region: str, identity: str) -> None:
-    """Rules that name each other's groups keep both from going: they go first."""
+def _revoke(region: str, identity: str) -> None:
     ec2 = client("ec2", region)
     group = ec2.describe_security_groups(GroupIds=[identity])["SecurityGroups"][0]
     if group.get("IpPermissions"):
@@ -132,7 +143,6 @@ def _security_group(region: str, identity: str) -> None:
     if group.get("IpPermissionsEgress"):
         rules = group["IpPermissionsEgress"]
         ec2.revoke_security_group_egress(GroupId=identity, IpPermissions=rules)
-    ec2.delete_security_group(GroupId=identity)
 
 
 def _route_table(region: str, identity: str) -> None:
@@ -189,7 +199,7 @@ _DELETE: dict[str, Callable[[str, str], Any]] = {
     ),
     "network interface": _interface,
     "volume": _ec2("delete_volume", "VolumeId"),
-    "security group": _security_group,
+    "security group": _ec2("delete_security_group", "GroupId"),
     "placement group": _ec2("delete_placement_group", "GroupName"),
     "route table": _route_table,
     "subnet": _ec2("delete_subnet", "SubnetId"),
