@@ -17,7 +17,7 @@ from tests.lab.provisioned import Provisioned
 
 pytestmark = pytest.mark.timeout(900)
 HOURLY = 900.0  # two nodes use half a dollar a second
-SMALL, LARGE = 8.0, 1e6
+SMALL, LARGE = 40.0, 1e6
 
 
 class Switch:
@@ -83,11 +83,10 @@ def test_a_budget_that_is_used_up_saves_jobs_and_switches_nodes_off_until_it_is_
     cluster, lab = provisioned.cluster, provisioned.lab
     workers = [name for name in lab.hosts if name != "head"]
     cluster.wait_idle("n1", "n2")
-    run = cluster.steady("-N", "2", "--sbatch", "nodelist=n1,n2", name="costly", pace=2.0)
-    cluster.at_step(run, 2)
     with_budget(cluster, switch, SMALL)
-    done = cluster.setup("--no-verify")
+    done = cluster.setup("--no-verify")  # the guard counts from its last play on
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    run = cluster.steady("-N", "2", "--sbatch", "nodelist=n1,n2", name="costly", pace=2.0)
 
     wait_until(
         lambda: all(lab.host(name).leader() is None for name in workers), "the nodes to go off",
@@ -99,13 +98,16 @@ def test_a_budget_that_is_used_up_saves_jobs_and_switches_nodes_off_until_it_is_
     [verdict] = lab.shared.glob(f"runs/*/{run}/attempt-*/result.json")
     assert json.loads(verdict.read_text())["state"] == "PREEMPTED"
     used = report(cluster)
-    assert used["state"] == "exhausted" and used["amount"] >= SMALL and used["on"] == []
+    assert used["state"] == "exhausted" and used["amount"] >= SMALL and used["on"] == ["head"]
+    rows = map(json.loads, (lab.shared / "dto/cost/journal.jsonl").read_text().splitlines())
+    assert [row["event"] for row in rows if "hours" in row] == ["warned", "exhausted"]
     assert "until the budget is raised" in (lab.shared / "dto/notices/budget").read_text()
     reasons = cluster.on_head("sinfo --noheader --nodes=n1 --format=%E").stdout
     assert reasons.startswith("dto: budget")
 
     lab.inside("head", "systemctl", "restart", "dto-guard")
-    assert report(cluster)["node_hours"] == used["node_hours"], "what is off costs nothing"
+    now = report(cluster)["node_hours"]
+    assert all(now[name] == used["node_hours"][name] for name in workers), "it is off"
 
     with_budget(cluster, switch, LARGE)
     raised = cluster.setup("--no-verify")
@@ -118,6 +120,3 @@ def test_a_budget_that_is_used_up_saves_jobs_and_switches_nodes_off_until_it_is_
     assert report(cluster)["state"] == "ok"
     assert not (lab.shared / "dto/notices/budget").exists()
     cluster.wait_idle("n1", "n2")
-    again = cluster.setup("--no-verify")
-    assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-3000:]
-    assert set(cluster.changes(again).values()) == {0}, again.stdout[-3000:]

@@ -26,13 +26,15 @@ from dto.cluster.node.retire import Occupant
 from dto.cluster.node.thrift import Action, Standing
 
 _log = logging.getLogger("dto.guard")
+PROGRAM = Path(__file__).parents[3]
+"""node.pyz, or a checkout."""
 _EVERY_SECONDS = 5.0
 _SEEN_SECONDS = 600.0
 _SAVE_SECONDS = 600.0
 """So long jobs have to save; then they are queued again, and those that cannot be end."""
 _POWER_SECONDS = 120.0
 _POWER_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/snap/bin"
-_CAUSES = {"budget": "budget is used up", "idle": "idle for too long"}
+_CAUSES = {"budget": "it is used up", "idle": "no job for too long"}
 
 
 class Guard:
@@ -238,10 +240,11 @@ def journal_path(node: Node) -> Path:
 
 
 def serve(node: Node) -> None:
-    """Run for ever; systemd ends us, and starts us anew with new facts."""
+    """Run until this program is another one; systemd then starts that."""
+    began = PROGRAM.stat().st_mtime_ns
     guard = Guard(node, members.read_guarded(), Journal(journal_path(node)))
     trouble = ""
-    while True:
+    while PROGRAM.stat().st_mtime_ns == began:
         try:
             guard.turn()
             trouble = ""
