@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
+
+_REGISTRY = "registry.terraform.io"
 
 
 def _root() -> str | None:
@@ -36,8 +39,24 @@ def _vm() -> str | None:
     return _programs(programs, packages)
 
 
+def provider_mirror() -> Path | None:
+    """Where an administrator put Terraform's providers for machines without its registry."""
+    for base in ("/opt", "/usr/share", "/usr/local/share", "/usr/local/lib", "/var/lib"):
+        for folder in sorted(Path(base).glob("*/registry.terraform.io/hashicorp/aws")):
+            return folder.parents[2]
+    return None
+
+
 def _cloud() -> str | None:
-    return None if shutil.which("terraform") else "needs terraform (>= 1.11)"
+    if shutil.which("terraform") is None:
+        return "needs terraform (>= 1.11)"
+    if provider_mirror() or Path(os.environ.get("TF_CLI_CONFIG_FILE", "")).is_file():
+        return None
+    try:
+        socket.create_connection((_REGISTRY, 443), timeout=5).close()
+    except OSError as error:
+        return f"needs {_REGISTRY}, or a mirror of Terraform's providers ({error})"
+    return None
 
 
 def _horovod() -> str | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.helpers import REPOSITORY
+from tests.layers import provider_mirror
 
 PLUGINS = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dto"
 _NO_INPUT = {"apply", "destroy", "import", "init", "plan", "refresh"}
@@ -21,12 +22,20 @@ _LEFT_BEHIND = shutil.ignore_patterns(".terraform", "*.tfstate", "*.tfstate.*", 
 
 @functools.cache
 def _offline_config() -> str | None:
-    """The CLI config that installs providers from this machine, where somebody provides one."""
+    """The CLI config that installs providers from this machine, where it has a mirror of them."""
     script = REPOSITORY.parent / "shared" / "bin" / "terraform-offline"
-    if not os.access(script, os.X_OK):
+    if os.access(script, os.X_OK):
+        done = subprocess.run([script], text=True, capture_output=True, timeout=60)
+        if done.returncode == 0:
+            return done.stdout.strip()
+    if (mirror := provider_mirror()) is None:
         return None
-    done = subprocess.run([script], text=True, capture_output=True, timeout=60)
-    return done.stdout.strip() if done.returncode == 0 else None
+    path = PLUGINS / "terraform-mirror.tfrc"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        f'provider_installation {{\n  filesystem_mirror {{\n    path = "{mirror}"\n  }}\n}}\n'
+    )
+    return str(path)
 
 
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
