@@ -42,7 +42,10 @@ def test_documents_show_only_commands_and_options_that_exist(repository: Path) -
             if name not in commands:
                 unknown.append(f"{page.name}: dto {name}")
                 continue
-            options = {flag for option in commands[name].params for flag in option.opts}
+            command, word = commands[name], rest.split(" ")[1:2]
+            if isinstance(command, click.Group) and word:
+                command = command.commands.get(word[0], command)
+            options = {flag for option in command.params for flag in option.opts}
             ours = re.split(r" \S+\.py\b", rest)[0]  # what follows a script belongs to the script
             flags = [flag for flag in _FLAG.findall(ours) if flag not in options | {"--help"}]
             unknown += [f"{page.name}: dto {name} {flag}" for flag in flags]
