@@ -65,6 +65,7 @@ module "cluster" {
   fsx_storage_capacity        = var.fsx_storage_capacity
   fsx_throughput_per_tib      = var.fsx_throughput_per_tib
   head_volume_size            = var.head_volume_size
+  root_device_name            = var.root_device_name
   root_volume_type            = var.root_volume_type
   root_volume_size            = var.root_volume_size
   root_volume_iops            = var.root_volume_iops

@@ -28,6 +28,12 @@ variable "head_volume_size" {
   default     = 100
 }
 
+variable "root_device_name" {
+  description = "What the nodes' image calls its root disk: /dev/sda1 in Ubuntu's, /dev/xvda in Debian's and Amazon's."
+  type        = string
+  default     = "/dev/sda1"
+}
+
 variable "root_volume_type" {
   description = "Kind of the nodes' root disk: gp3, io1 or io2."
   type        = string

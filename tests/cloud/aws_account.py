@@ -55,10 +55,24 @@ class Account:
         found = {f"instance:{one['InstanceId']}" for one in self.instances()}
         for service, call, key, name in _LISTS:
             answer = getattr(self.client(service), call)()
-            found |= {f"{call.partition('_')[2]}:{one.get(name)}" for one in answer[key]}
+            alive = [one for one in answer[key] if not self._is_ghost(one)]
+            found |= {f"{call.partition('_')[2]}:{one.get(name)}" for one in alive}
         gateways = self.client("ec2").describe_nat_gateways()["NatGateways"]
         alive = [one["NatGatewayId"] for one in gateways if one["State"] != "deleted"]
         return found | {f"nat_gateway:{one}" for one in alive}
+
+    def _is_ghost(self, thing: dict[str, Any]) -> bool:
+        """Whether moto still shows what AWS drops with the instance or network it was of."""
+        if thing.get("State") == "deleted":
+            return True
+        attached = thing.get("Attachments", [])  # a volume's
+        if "NetworkInterfaceId" in thing:
+            vpcs = {one["VpcId"] for one in self.client("ec2").describe_vpcs()["Vpcs"]}
+            if thing["VpcId"] not in vpcs:
+                return True
+            attached = [thing["Attachment"]] if thing.get("Attachment") else []
+        owners = {one["InstanceId"] for one in attached if "InstanceId" in one}
+        return bool(owners) and not owners & {one["InstanceId"] for one in self.instances()}
 
     def instances(self) -> list[dict[str, Any]]:
         """The instances that are not terminated."""
@@ -77,12 +91,17 @@ class Account:
         for one in self.instances():
             if tags(one).get("dto:cluster") != cluster:
                 yield one["InstanceId"]
+        # moto's scaling groups tag what they start, but not its disks, as the template asks them to
+        nodes = set(self.nodes())
         for service, call, key, name in _LISTS:
             if call not in _WITH_TAGS:
                 continue
             for one in getattr(self.client(service), call)()[key]:
                 place = f"{call.partition('_')[2]}:{one.get(name)}"
-                if place not in before and tags(one).get("dto:cluster") != cluster:
+                of_nodes = nodes & {disk.get("InstanceId") for disk in one.get("Attachments", ())}
+                if place in before or of_nodes:
+                    continue
+                if tags(one).get("dto:cluster") != cluster:
                     yield place
 
 

@@ -45,7 +45,8 @@ def environment(url: str) -> dict[str, str]:
 
 
 def _correct() -> None:
-    """Two answers that moto gives and AWS does not: each would be a change in every plan."""
+    """Three answers that moto gives and AWS does not: each would be a change in every plan."""
+    from moto.autoscaling import models as scaling
     from moto.ec2.models import launch_templates, security_groups
 
     create = launch_templates.LaunchTemplate.create_version
@@ -61,6 +62,15 @@ def _correct() -> None:
         # a rule for another group has a description, too
         return self.ip_range.get("Description") or self.source_group.get("Description")
 
+    update_group = scaling.FakeAutoScalingGroup.update
+
+    def update(self, *args, **more):  # type: ignore[no-untyped-def]
+        # an update that does not speak of the instance types leaves them as they are
+        policy = more.get("mixed_instances_policy") or self.mixed_instances_policy
+        update_group(self, *args, **more)
+        self.mixed_instances_policy = policy
+
+    scaling.FakeAutoScalingGroup.update = update
     launch_templates.LaunchTemplate.create_version = create_version
     security_groups.SecurityGroupRule.description = property(description)
 

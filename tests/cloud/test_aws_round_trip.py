@@ -129,7 +129,7 @@ def the_record_is_one_that_dto_reads(root: Terraform) -> None:
         record.cloud.scaling_group == "lab-gpu" and record.cloud.host_keys == "/dto/lab/host-keys"
     )
     outputs = root.output()
-    assert len(outputs) == 19 and outputs["total_gpus"] == 16
+    assert outputs["total_gpus"] == 16 and outputs["worker_nodes"]["efa_cards"] == 4
     assert "PRIVATE KEY" not in (root.folder / "terraform.tfstate").read_text()
 
 

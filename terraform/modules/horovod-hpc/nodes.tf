@@ -1,6 +1,6 @@
 locals {
   disks = concat(
-    [{ device_name = "/dev/sda1", size = var.root_volume_size, type = var.root_volume_type, iops = var.root_volume_iops, throughput = var.root_volume_throughput }],
+    [{ device_name = var.root_device_name, size = var.root_volume_size, type = var.root_volume_type, iops = var.root_volume_iops, throughput = var.root_volume_throughput }],
     var.additional_ebs_volumes,
   )
   group_name = "${var.cluster_name}-${local.group}"

@@ -53,6 +53,17 @@ variable "head_volume_size" {
   }
 }
 
+variable "root_device_name" {
+  description = "What the nodes' image calls its root disk: /dev/sda1 in Ubuntu's, /dev/xvda in Debian's and Amazon's."
+  type        = string
+  default     = "/dev/sda1"
+
+  validation {
+    condition     = contains(["/dev/sda1", "/dev/xvda"], var.root_device_name)
+    error_message = "root_device_name must be /dev/sda1 or /dev/xvda."
+  }
+}
+
 variable "root_volume_type" {
   description = "Kind of the nodes' root disk: gp3, io1 or io2."
   type        = string

@@ -140,9 +140,10 @@ run "a_bucket_that_may_go_with_its_data" {
 run "images_of_ones_own" {
   command = plan
   variables {
-    ami_id      = "ami-0123456789abcdef0"
-    head_ami_id = "ami-0123456789abcdef1"
-    ssh_user    = "debian"
+    ami_id           = "ami-0123456789abcdef0"
+    root_device_name = "/dev/xvda"
+    head_ami_id      = "ami-0123456789abcdef1"
+    ssh_user         = "debian"
   }
 
   assert {
@@ -152,6 +153,10 @@ run "images_of_ones_own" {
   assert {
     condition     = output.dto_cluster.ssh.user == "debian" && strcontains(base64decode(aws_launch_template.node.user_data), "\"user\":\"debian\"")
     error_message = "and their user"
+  }
+  assert {
+    condition     = aws_launch_template.node.block_device_mappings[0].device_name == "/dev/xvda"
+    error_message = "and their root disk"
   }
 }
 

@@ -38,6 +38,7 @@ run "words_that_are_none" {
     fsx_throughput_per_tib      = 1
     head_volume_size            = 1
     root_volume_type            = "gp2"
+    root_device_name            = "/dev/nvme0n1"
     root_volume_size            = 1
     additional_ebs_volumes      = [{ device_name = "/dev/sda", size = 1 }]
     kms_key_arn                 = "key"
@@ -59,7 +60,7 @@ run "words_that_are_none" {
     var.cluster_name, var.region, var.instance_type, var.instance_count, var.capacity_type, var.head_instance_type,
     var.ami_id, var.head_ami_id, var.environment, var.tags, var.allowed_cidr_blocks, var.vpc_cidr,
     var.placement_group_strategy, var.shared_storage, var.shared_storage_mount_point, var.fsx_storage_capacity,
-    var.fsx_throughput_per_tib, var.head_volume_size, var.root_volume_type, var.root_volume_size,
+    var.fsx_throughput_per_tib, var.head_volume_size, var.root_volume_type, var.root_device_name, var.root_volume_size,
     var.additional_ebs_volumes, var.kms_key_arn, var.s3_bucket_arn, var.s3_old_version_days, var.existing_vpc_id,
     var.existing_public_subnet_id, var.existing_private_subnet_id, var.ssh_public_key, var.existing_private_key_path,
     var.ssh_user, var.secret_version, var.secret_recovery_window_days, var.prices, var.budget, var.monthly_budget_emails,
