@@ -76,7 +76,7 @@ def options_of(options: dict[str, Any]) -> Options:
 
 @click.group("cluster", context_settings=_CONTEXT)
 def cluster_command() -> None:
-    """Make SLURM clusters out of bare hosts, change them, look after them."""
+    """Make SLURM clusters of bare hosts or in a cloud, change them, look after them."""
 
 
 for _command in CLOUD_COMMANDS:

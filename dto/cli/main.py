@@ -26,7 +26,7 @@ COMMANDS = {
     "stop": ("control", "Let a run save, then stop."),
     "cancel": ("control", "End a run at once."),
     "resume": ("control", "Go on with a run from its last checkpoint."),
-    "cluster": ("cluster", "Make SLURM clusters out of bare hosts, and look after them."),
+    "cluster": ("cluster", "Make SLURM clusters of bare hosts or in a cloud, and look after them."),
 }
 
 

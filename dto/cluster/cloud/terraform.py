@@ -99,11 +99,17 @@ class Terraform:
             ended = self._run(*command, quiet=quiet)
         if ended.code not in (0, 2):
             raise self._failure("plan", ended)
-        return self.show(str(self.plan_file))
+        found = self.show(str(self.plan_file))
+        if quiet:  # it was only to be read, and holds secrets
+            self.plan_file.unlink()
+        return found
 
     def apply_plan(self) -> None:
         """Do what the plan says; whatever has come of it is in the state, however it ends."""
-        self._live("apply", "-input=false", str(self.plan_file))
+        try:
+            self._live("apply", "-input=false", str(self.plan_file))
+        finally:
+            self.plan_file.unlink(missing_ok=True)
 
     def destroy(self) -> None:
         self._live("destroy", "-auto-approve", *self._input(), *self.flags)
