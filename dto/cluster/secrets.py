@@ -6,14 +6,13 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dto.cluster.playbook import end_with_parent
 from dto.errors import ClusterError, DtoError, UsageError
 
 _SECONDS = 20.0
@@ -75,16 +74,7 @@ def agent_with(key: str) -> Iterator[Path]:
         raise DtoError("ssh-agent is missing: install the openssh client (apt: openssh-client)")
     with tempfile.TemporaryDirectory(prefix="dto-agent-") as folder:
         socket = Path(folder) / "agent"
-        parent = os.getpid()
-        agent = subprocess.Popen(
-            ["ssh-agent", "-D", "-a", str(socket)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            preexec_fn=lambda: end_with_parent(parent),
-        )
-        try:
-            _wait_for(socket)
+        with _agent(socket):
             env = {**os.environ, "SSH_AUTH_SOCK": str(socket)}
             added = subprocess.run(
                 ["ssh-add", "-q", "-"], input=key, env=env, text=True, capture_output=True,
@@ -94,14 +84,29 @@ def agent_with(key: str) -> Iterator[Path]:
                 words = (added.stderr.strip().splitlines() or ["it is damaged"])[-1]
                 raise UsageError(f"the secret's private key cannot be used: {words}")
             yield socket
-        finally:
-            agent.terminate()
-            agent.wait(_SECONDS)
 
 
-def _wait_for(socket: Path) -> None:
-    deadline = time.monotonic() + _SECONDS
-    while not socket.exists():
-        if time.monotonic() > deadline:
+@contextlib.contextmanager
+def _agent(socket: Path) -> Iterator[None]:
+    """Run an ssh-agent for as long as we live.
+
+    It ends within seconds of its command, which ends with us: its input is a pipe from here. The
+    kernel's signal at a parent's death would not reach it: ssh-agent is set-group-ID.
+    """
+    command = ["sh", "-c", 'echo "$SSH_AGENT_PID"; exec cat >/dev/null']
+    with subprocess.Popen(
+        ["ssh-agent", "-a", str(socket), *command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is ours to hear
+    ) as waiting:
+        assert waiting.stdout is not None
+        answer = waiting.stdout.readline().strip()
+        if not answer.isdigit():
             raise DtoError("ssh-agent did not start")
-        time.sleep(0.02)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(answer), signal.SIGTERM)
