@@ -317,5 +317,5 @@ def test_nothing_is_guarded_where_nothing_costs():
 def test_people_read_how_much_is_used():
     used = ledger.Used({"n1": 3.0}, 41.5, 3.0, ())
     assert guard.budget_words("warned", used, guarded(amount=50)).startswith(
-        "budget of the cluster: 41.50 of 50 USD used; at 100 %"
+        "budget of the cluster: 41.50 of 50.00 USD used; at 100 %"
     )

@@ -19,7 +19,7 @@ from dto.cluster.node import gone, ledger, members, peer, probes, reality, retir
 from dto.cluster.node.commands import run
 from dto.cluster.node.errors import NodeError
 from dto.cluster.node.facts import Node
-from dto.cluster.node.head import REMOVED
+from dto.cluster.node.head import REMOVED, listens
 from dto.cluster.node.journal import Journal, warn_people
 from dto.cluster.node.members import Guarded, Member
 from dto.cluster.node.retire import Occupant
@@ -126,6 +126,8 @@ class Guard:
         try:
             if action.kind in ("drain", "rest"):
                 slurm.drain(action.name, f"{slurm.OURS} {_reason(action.cause)}")
+            if action.kind == "resume" and not listens(member.address):
+                return  # SLURM has not noticed yet that it was off
             if action.kind == "resume":
                 slurm.resume(action.name)
             if action.kind == "forget" and state is not None:
@@ -200,7 +202,7 @@ def wishes() -> list[thrift.Wish]:
 
 def budget_words(level: str, used: ledger.Used, guarded: Guarded) -> str:
     budget = guarded.budget
-    spent = [f"{used.amount:.2f} of {budget.amount:g} {guarded.currency}"
+    spent = [f"{used.amount:.2f} of {budget.amount:.2f} {guarded.currency}"
              ] if budget.amount is not None else []  # fmt: skip
     spent += [f"{used.node_hours:.1f} of {budget.hours:g} node-hours"] if budget.hours else []
     words = f"budget of the cluster: {', '.join(spent) or 'no limit'} used"

@@ -66,7 +66,7 @@ def wake() -> list[str]:
     """
     woken = []
     for node in filter(is_lost, slurm.nodes()):
-        if not (REMOVED / node.name).is_file() and _listens(node.address):
+        if not (REMOVED / node.name).is_file() and listens(node.address):
             slurm.change("update", f"nodename={node.name}", "state=resume")
             woken.append(node.name)
     return woken
@@ -78,7 +78,8 @@ def is_lost(node: slurm.NodeState) -> bool:
     return is_silent and node.reason.lower().startswith("not responding")
 
 
-def _listens(address: str) -> bool:
+def listens(address: str) -> bool:
+    """Tell whether a slurmd runs there."""
     try:
         socket.create_connection((address, SLURMD_PORT), timeout=2).close()
     except OSError:
