@@ -11,14 +11,17 @@ from typing import Any
 
 import pytest
 
+from dto.cluster.cloud.aws import with_nodes
+from dto.cluster.sources import from_terraform
 from tests.cloud import moto
 from tests.cloud.operator import BUCKET_ROOT, SMALL, Operator
 from tests.cloud.terraform import copy_root
 from tests.helpers import start_dto, wait_for
+from tests.unit.cluster_records import public_key
 
 pytestmark = [pytest.mark.cloud, pytest.mark.timeout(600)]
 
-PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ0i5Rj9zN3z0GzqLqS6X5gVqfJ8m8m8m8m8m8m8m8m8 x"
+OURS = [{"Name": "tag:dto:cluster", "Values": ["fern"]}]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +33,7 @@ def aws() -> Iterator[str]:
 def variables(operator: Operator, name: str, **more: str) -> list[str]:
     image = operator.image()
     values = {**SMALL, "cluster_name": name, "ami_id": image, "head_ami_id": image, **more}
-    values["ssh_public_key"] = PUBLIC_KEY
+    values["ssh_public_key"] = public_key()
     return [f"--var={key}={value}" for key, value in values.items()]
 
 
@@ -47,37 +50,16 @@ def test_a_cluster_is_priced_made_after_an_interruption_watched_and_gone(
     assert (estimate["hourly"], estimate["unknown"]) == (3.25, [])
     assert estimate["budget"]["hours_left"] == 200
 
-    # interrupted when the first things exist: terraform puts down what it has, and says so
-    log = tmp_path / "up.log"
-    first = start_dto("cluster", "up", "--no-setup", "--yes", *given,
-                      cwd=root, log=log, env=operator.environment)  # fmt: skip
-    ours = [{"Name": "tag:dto:cluster", "Values": ["fern"]}]
-    ec2 = operator.client("ec2")
-    wait_for(lambda: ec2.describe_vpcs(Filters=ours)["Vpcs"], timeout=180, every=0.3)
-    first.send_signal(signal.SIGINT)
-    assert first.wait(180) == 130, log.read_text()
-    assert "`dto cluster up` goes on" in log.read_text().splitlines()[-1]
-    assert not _machines(operator)
-
+    _interrupt_an_up(operator, given, tmp_path / "up.log")
     # nobody repeats what was said: the answers are remembered
     made = operator.type("up", "--no-setup", "--yes")
     assert made.returncode == 0, made.stderr
     assert "head  m6i.large  1      0.25        0.25" in made.stdout
     assert len(_machines(operator)) == 3
-    assert len(ec2.describe_vpcs(Filters=ours)["Vpcs"]) == 1
+    assert len(operator.client("ec2").describe_vpcs(Filters=OURS)["Vpcs"]) == 1
 
-    calm = operator.type("drift")
-    assert calm.returncode == 0, calm.stdout + calm.stderr
-    assert "no drift" in calm.stdout
-
-    groups = ec2.describe_security_groups(
-        Filters=[*ours, {"Name": "group-name", "Values": ["*ssh*"]}]
-    )["SecurityGroups"]
-    ec2.create_tags(Resources=[groups[0]["GroupId"]], Tags=[{"Key": "environment", "Value": "x"}])
-    drifted = operator.type("drift", "--json")
-    assert drifted.returncode == 1, drifted.stderr
-    texts = [one["text"] for one in json.loads(drifted.stdout)["differences"]]
-    assert len(texts) == 1 and "aws_security_group.ssh was changed by somebody else" in texts[0]
+    _nodes_come_with_their_host_keys(operator)
+    _drift_is_seen(operator)
 
     # an apply that is interrupted may lose sight of what it was just making: the search finds it
     gone = operator.type("down", "--yes", "--sweep")
@@ -86,10 +68,54 @@ def test_a_cluster_is_priced_made_after_an_interruption_watched_and_gone(
     assert not _machines(operator)
 
 
+def _interrupt_an_up(operator: Operator, given: list[str], log: Path) -> None:
+    """Press Ctrl-C when the first things exist: terraform puts down what it has, and says so."""
+    first = start_dto("cluster", "up", "--no-setup", "--yes", *given,
+                      cwd=operator.folder, log=log, env=operator.environment)  # fmt: skip
+    ec2 = operator.client("ec2")
+    wait_for(lambda: ec2.describe_vpcs(Filters=OURS)["Vpcs"], timeout=180, every=0.3)
+    first.send_signal(signal.SIGINT)
+    assert first.wait(180) == 130, log.read_text()
+    assert "`dto cluster up` goes on" in log.read_text().splitlines()[-1]
+    assert not _machines(operator)
+
+
+def _drift_is_seen(operator: Operator) -> None:
+    calm = operator.type("drift")
+    assert calm.returncode == 0, calm.stdout + calm.stderr
+    assert "no drift" in calm.stdout
+    ec2 = operator.client("ec2")
+    named = [*OURS, {"Name": "group-name", "Values": ["*ssh*"]}]
+    (group,) = ec2.describe_security_groups(Filters=named)["SecurityGroups"]
+    ec2.create_tags(Resources=[group["GroupId"]], Tags=[{"Key": "environment", "Value": "x"}])
+    drifted = operator.type("drift", "--json")
+    assert drifted.returncode == 1, drifted.stderr
+    (found,) = json.loads(drifted.stdout)["differences"]
+    assert "aws_security_group.ssh was changed by somebody else" in found["text"]
+
+
+def _nodes_come_with_their_host_keys(operator: Operator) -> None:
+    """What `setup --from-terraform` reads; it is not run: moto's addresses are this machine's."""
+    *published, silent = sorted(_machines(operator))
+    ssm = operator.client("ssm")
+    for number, one in enumerate(published):
+        key = public_key(number)
+        ssm.put_parameter(Name=f"/dto/fern/host-keys/{one}", Value=key, Type="String")
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in operator.environment.items():
+            patched.setenv(name, value)
+        applied = from_terraform(operator.folder)
+        record, missing = with_nodes(applied, 0.5, lambda text: None)
+    assert len(missing) == 1 and "has not published its host key" in missing[0]
+    assert silent == applied.head.instance_id or silent in missing[0]
+    known = [node for node in record.nodes if node.instance_id in published]
+    assert list(record.nodes) == known and applied.nodes == ()
+    assert all(node.gpus == 1 and record.host_keys[node.address] for node in known)
+
+
 def _machines(operator: Operator) -> list[str]:
     states = [{"Name": "instance-state-name", "Values": ["pending", "running"]}]
-    tagged = [{"Name": "tag:dto:cluster", "Values": ["fern"]}]
-    found = operator.client("ec2").describe_instances(Filters=states + tagged)["Reservations"]
+    found = operator.client("ec2").describe_instances(Filters=states + OURS)["Reservations"]
     return [one["InstanceId"] for part in found for one in part["Instances"]]
 
 
@@ -160,52 +186,9 @@ def test_what_is_left_without_a_state_is_found_and_swept(aws: str, tmp_path: Pat
 
 def make_leftovers(operator: Operator, name: str) -> None:
     """One of everything that can be left, each with the cluster's tag alone."""
-    ec2 = operator.client("ec2")
     pair = {"Key": "dto:cluster", "Value": name}
-
-    def tags(kind: str) -> list[dict[str, Any]]:
-        return [{"ResourceType": kind, "Tags": [pair]}]
-
-    vpc = ec2.create_vpc(CidrBlock="10.9.0.0/16", TagSpecifications=tags("vpc"))["Vpc"]["VpcId"]
-    subnet = ec2.create_subnet(
-        VpcId=vpc, CidrBlock="10.9.0.0/24", TagSpecifications=tags("subnet")
-    )["Subnet"]["SubnetId"]
-    gateway = ec2.create_internet_gateway(TagSpecifications=tags("internet-gateway"))
-    gateway_id = gateway["InternetGateway"]["InternetGatewayId"]
-    ec2.attach_internet_gateway(InternetGatewayId=gateway_id, VpcId=vpc)
-    table = ec2.create_route_table(VpcId=vpc, TagSpecifications=tags("route-table"))
-    ec2.associate_route_table(RouteTableId=table["RouteTable"]["RouteTableId"], SubnetId=subnet)
-    groups = [
-        ec2.create_security_group(
-            GroupName=f"{name}-{i}", Description="x", VpcId=vpc,
-            TagSpecifications=tags("security-group"),
-        )["GroupId"]
-        for i in range(2)
-    ]  # fmt: skip
-    for one, other in (groups, reversed(groups)):  # they name each other
-        pairs = [{"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": other}]}]
-        ec2.authorize_security_group_ingress(GroupId=one, IpPermissions=pairs)
-    ec2.create_network_interface(
-        SubnetId=subnet, Groups=groups[:1], TagSpecifications=tags("network-interface")
-    )
-    address = ec2.allocate_address(Domain="vpc", TagSpecifications=tags("elastic-ip"))
-    ec2.create_nat_gateway(
-        SubnetId=subnet, AllocationId=address["AllocationId"], TagSpecifications=tags("natgateway")
-    )
-    ec2.create_volume(AvailabilityZone=f"{moto.REGION}a", Size=1, TagSpecifications=tags("volume"))
-    ec2.create_placement_group(
-        GroupName=f"{name}-gpu", Strategy="cluster", TagSpecifications=tags("placement-group")
-    )
-    template = ec2.create_launch_template(
-        LaunchTemplateName=f"{name}-node", TagSpecifications=tags("launch-template"),
-        LaunchTemplateData={"ImageId": operator.image(), "InstanceType": "g5.xlarge"},
-    )["LaunchTemplate"]["LaunchTemplateId"]  # fmt: skip
-    operator.client("autoscaling").create_auto_scaling_group(
-        AutoScalingGroupName=f"{name}-gpu", MinSize=0, MaxSize=2, DesiredCapacity=1,
-        VPCZoneIdentifier=subnet,
-        LaunchTemplate={"LaunchTemplateId": template, "Version": "$Latest"},
-        Tags=[{**pair, "PropagateAtLaunch": True}],
-    )  # fmt: skip
+    subnet = _network(operator, name, pair)
+    _compute(operator, name, pair, subnet)
     operator.client("efs").create_file_system(CreationToken=name, Tags=[pair])
     ssm = operator.client("ssm")
     ssm.put_parameter(Name=f"/dto/{name}/host-keys/i-1", Value="x", Type="String")
@@ -215,6 +198,68 @@ def make_leftovers(operator: Operator, name: str) -> None:
     s3.put_bucket_tagging(Bucket=f"{name}-left", Tagging={"TagSet": [pair]})
     s3.put_object(Bucket=f"{name}-left", Key="x", Body=b"x")
     _role(operator, name, pair)
+
+
+def _tags(kind: str, pair: dict[str, str]) -> list[dict[str, Any]]:
+    return [{"ResourceType": kind, "Tags": [pair]}]
+
+
+def _network(operator: Operator, name: str, pair: dict[str, str]) -> str:
+    ec2 = operator.client("ec2")
+    made = ec2.create_vpc(CidrBlock="10.9.0.0/16", TagSpecifications=_tags("vpc", pair))
+    vpc = made["Vpc"]["VpcId"]
+    made = ec2.create_subnet(
+        VpcId=vpc, CidrBlock="10.9.0.0/24", TagSpecifications=_tags("subnet", pair)
+    )
+    subnet = made["Subnet"]["SubnetId"]
+    gateway = ec2.create_internet_gateway(TagSpecifications=_tags("internet-gateway", pair))
+    gateway_id = gateway["InternetGateway"]["InternetGatewayId"]
+    ec2.attach_internet_gateway(InternetGatewayId=gateway_id, VpcId=vpc)
+    table = ec2.create_route_table(VpcId=vpc, TagSpecifications=_tags("route-table", pair))
+    ec2.associate_route_table(RouteTableId=table["RouteTable"]["RouteTableId"], SubnetId=subnet)
+    groups = [
+        ec2.create_security_group(
+            GroupName=f"{name}-{i}", Description="x", VpcId=vpc,
+            TagSpecifications=_tags("security-group", pair),
+        )["GroupId"]
+        for i in range(2)
+    ]  # fmt: skip
+    for one, other in (groups, reversed(groups)):  # they name each other
+        pairs = [{"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": other}]}]
+        ec2.authorize_security_group_ingress(GroupId=one, IpPermissions=pairs)
+    ec2.create_network_interface(
+        SubnetId=subnet, Groups=groups[:1], TagSpecifications=_tags("network-interface", pair)
+    )
+    address = ec2.allocate_address(Domain="vpc", TagSpecifications=_tags("elastic-ip", pair))
+    ec2.create_nat_gateway(
+        SubnetId=subnet,
+        AllocationId=address["AllocationId"],
+        TagSpecifications=_tags("natgateway", pair),
+    )
+    return str(subnet)
+
+
+def _compute(operator: Operator, name: str, pair: dict[str, str], subnet: str) -> None:
+    ec2 = operator.client("ec2")
+    ec2.create_volume(
+        AvailabilityZone=f"{moto.REGION}a", Size=1, TagSpecifications=_tags("volume", pair)
+    )
+    ec2.create_placement_group(
+        GroupName=f"{name}-gpu",
+        Strategy="cluster",
+        TagSpecifications=_tags("placement-group", pair),
+    )
+    template = ec2.create_launch_template(
+        LaunchTemplateName=f"{name}-node",
+        TagSpecifications=_tags("launch-template", pair),
+        LaunchTemplateData={"ImageId": operator.image(), "InstanceType": "g5.xlarge"},
+    )["LaunchTemplate"]["LaunchTemplateId"]
+    operator.client("autoscaling").create_auto_scaling_group(
+        AutoScalingGroupName=f"{name}-gpu", MinSize=0, MaxSize=2, DesiredCapacity=1,
+        VPCZoneIdentifier=subnet,
+        LaunchTemplate={"LaunchTemplateId": template, "Version": "$Latest"},
+        Tags=[{**pair, "PropagateAtLaunch": True}],
+    )  # fmt: skip
 
 
 def _role(operator: Operator, name: str, pair: dict[str, str]) -> None:
