@@ -23,11 +23,13 @@ install_packages() {
   done
   python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
   [[ -e /usr/share/keyrings/debian-archive-keyring.gpg ]] || missing+=(debian-archive-keyring)
-  [[ ${#missing[@]} -gt 0 ]] || return 0
-  echo "installing ${missing[*]} ..."
-  export DEBIAN_FRONTEND=noninteractive
-  apt-get update -qq
-  apt-get install -qq --yes --no-install-recommends "${missing[@]}" >/dev/null
+  if [[ ${#missing[@]} -gt 0 ]]; then
+    echo "installing ${missing[*]} ..."
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq
+    apt-get install -qq --yes --no-install-recommends "${missing[@]}" >/dev/null
+  fi
+  command -v terraform >/dev/null || scripts/install-terraform.sh
 }
 
 install_horovod() {
@@ -69,7 +71,7 @@ worse() { echo $(($1 > $2 ? $1 : $2)); }
 run_stream() {
   local code=0
   rm -rf ".pytest_cache/$1"
-  .venv/bin/python -m pytest -o cache_dir=".pytest_cache/$1" -m "$2" || code=$?
+  .venv/bin/python -m pytest -o cache_dir=".pytest_cache/$1" -m "$2" --durations 20 || code=$?
   [[ $code -ne 1 ]] || : >".pytest_cache/$1/failed"
   return "$code"
 }
