@@ -15,6 +15,7 @@ data "aws_subnet" "existing" {
 }
 
 resource "aws_vpc" "this" {
+  #checkov:skip=CKV2_AWS_11:flow logs are billed; enable_flow_logs turns them on
   for_each             = local.own_vpc
   cidr_block           = var.vpc_cidr
   enable_dns_support   = true
