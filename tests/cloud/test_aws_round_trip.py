@@ -30,7 +30,10 @@ instance_count = 2
 allowed_cidr_blocks = ["203.0.113.7/32"]
 ssh_public_key = "{KEY}"
 placement_group_strategy = "none"
+use_secrets_manager = true
+secret_recovery_window_days = 0
 """
+SECRET = "a-secret-that-no-file-may-hold"
 
 
 @pytest.fixture
@@ -44,7 +47,7 @@ def root(tmp_path: Path, url: str) -> Terraform:
     """The root that users apply, with the five answers."""
     folder = copy_root("aws", tmp_path / "terraform")
     (folder / "terraform.tfvars").write_text(ANSWERS)
-    terraform = Terraform(folder, environment(url))
+    terraform = Terraform(folder, {**environment(url), "TF_VAR_secret_value": SECRET})
     terraform.init("-lockfile=readonly")
     return terraform
 
@@ -86,6 +89,7 @@ def test_a_cluster_comes_grows_heals_shrinks_and_leaves_nothing(
     assert len(account.nodes()) == 2
     assert list(account.untagged("lab", before)) == []
     the_record_is_one_that_dto_reads(root)
+    the_secret_is_with_aws_alone(root, account)
     the_start_script_is_one_that_cloud_init_reads(account)
 
     root.apply("-var=instance_count=3")
@@ -131,6 +135,15 @@ def the_record_is_one_that_dto_reads(root: Terraform) -> None:
     outputs = root.output()
     assert outputs["total_gpus"] == 16 and outputs["worker_nodes"]["efa_cards"] == 4
     assert "PRIVATE KEY" not in (root.folder / "terraform.tfstate").read_text()
+
+
+def the_secret_is_with_aws_alone(root: Terraform, account: Account) -> None:
+    name = root.output()["secret_name"]
+    assert (
+        account.client("secretsmanager").get_secret_value(SecretId=name)["SecretString"] == SECRET
+    )
+    holders = [path for path in root.folder.rglob("*tfstate*") if SECRET in path.read_text()]
+    assert holders == []
 
 
 def the_start_script_is_one_that_cloud_init_reads(account: Account) -> None:
