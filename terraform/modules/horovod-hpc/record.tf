@@ -1,5 +1,5 @@
 # The cluster as `dto` reads it (`dto cluster setup --from-terraform`). The nodes are not in it: the
-# scaling group starts and replaces them, and the head enrols those that run.
+# scaling group starts and replaces them; dto asks AWS for those that run.
 
 locals {
   record = {

@@ -47,7 +47,7 @@ run "the_five_answers_are_enough" {
   }
   assert {
     condition     = output.dto_cluster.bucket == "lab-1" && output.dto_cluster.prices == null && length(output.dto_cluster.nodes) == 0
-    error_message = "a bucket, no prices, no nodes: the head enrols them"
+    error_message = "a bucket, no prices, no nodes: dto asks AWS for them"
   }
   assert {
     condition     = !anytrue(values(output.dto_cluster.monitoring)) && output.cluster_name == "lab" && output.cluster_region == "eu-north-1"
