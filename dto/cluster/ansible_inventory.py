@@ -122,6 +122,8 @@ def _connection(record: DtoCluster, host: Host, operator: Operator) -> dict[str,
         "ansible_port": record.ssh.port,
         "ansible_user": record.ssh.user,
         "ansible_ssh_common_args": ssh_arguments(record, host, operator.known_hosts, key),
+        # What is large on the way there are wheels, which are compressed.
+        "mitogen_ssh_compression": False,
         **({"ansible_ssh_private_key_file": key.replace("%", "%%")} if key else {}),
     }
 
