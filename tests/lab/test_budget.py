@@ -13,7 +13,7 @@ import pytest
 from tests.lab.cluster import Cluster
 from tests.lab.commands import wait_until
 from tests.lab.lab import Lab
-from tests.lab.provisioned import Provisioned
+from tests.lab.provisioned import Provisioned, takes_a_job
 
 pytestmark = pytest.mark.timeout(900)
 HOURLY = 900.0  # two nodes use half a dollar a second
@@ -119,4 +119,26 @@ def test_a_budget_that_is_used_up_saves_jobs_and_switches_nodes_off_until_it_is_
     assert sorted(switch.turned[len(workers) :]) == [f"{name}.on" for name in workers]
     assert report(cluster)["state"] == "ok"
     assert not (lab.shared / "dto/notices/budget").exists()
+    cluster.wait_idle("n1", "n2")
+
+
+def test_an_idle_node_goes_off_and_comes_back_for_a_job(
+    provisioned: Provisioned, switch: Switch
+) -> None:
+    cluster, lab = provisioned.cluster, provisioned.lab
+    cluster.wait_idle("n1", "n2")
+    cluster.changed = {"budget": {"idle_minutes": 0.1}, "power": switch.commands()}
+    done = cluster.setup("--no-verify")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    for name in ("n1", "n2"):
+        wait_until(lambda name=name: lab.host(name).leader() is None, f"{name} to go off", 90)
+    assert "n2" in takes_a_job(cluster, "n2")
+    assert "n2.on" in switch.turned
+    cluster.changed = {}
+    lab.inside("head", "systemctl", "stop", "dto-guard")
+    for name in lab.hosts:
+        lab.start(name)
+    plain = cluster.setup("--no-verify")
+    assert plain.returncode == 0, plain.stdout[-3000:] + plain.stderr[-3000:]
+    assert cluster.on_head("test -e /etc/dto/guard.json").returncode == 1
     cluster.wait_idle("n1", "n2")

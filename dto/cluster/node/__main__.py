@@ -71,6 +71,8 @@ def _spot(node: Node, options: argparse.Namespace) -> int:
 def _guard(node: Node, options: argparse.Namespace) -> int:
     if options.report:
         return _say(guard.say(node))
+    if options.release:
+        return _say(guard.release())
     guard.serve(node)
     return 0
 
@@ -156,9 +158,9 @@ def parser() -> argparse.ArgumentParser:
     add("spot", "leave this node once the cloud wants it back").add_argument(
         "--shutdown", action="store_true", help="the machine goes down: leave now"
     )
-    add("guard", "count what the cluster costs, and keep it within its budget").add_argument(
-        "--report", action="store_true", help="print what was used, as JSON"
-    )
+    one = add("guard", "count what the cluster costs, and keep it within its budget")
+    one.add_argument("--report", action="store_true", help="print what was used, as JSON")
+    one.add_argument("--release", action="store_true", help="take the guard's drains back")
     one = add("probe-shared", "write and read in the shared folder")
     one.add_argument("folder")
     one.add_argument("is_mount", choices=("0", "1"))

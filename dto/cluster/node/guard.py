@@ -259,3 +259,12 @@ def serve(node: Node) -> None:
 
 def say(node: Node) -> str:
     return json.dumps(report(node, members.read_guarded()))
+
+
+def release() -> str:
+    """Take back the guard's own drains; for a cluster that has a guard no more."""
+    held = [one.name for one in slurm.nodes()
+            if one.is_drained and one.has_reason(*reality.OURS)]  # fmt: skip
+    for name in held:
+        slurm.resume(name)
+    return f"take jobs again: {' '.join(held) or 'none'}"
