@@ -130,6 +130,7 @@ class Builder:
         env = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "LC_ALL": "C.UTF-8"}
         # torch for GPUs is gigabytes: too much for a /tmp in memory, and never asked for again.
         env.update(TMPDIR="/var/tmp", PIP_NO_CACHE_DIR="1")
+        env["PIP_ROOT_USER_ACTION"] = "ignore"  # Ubuntu 22.04's pip does not know it as an option
         env.pop("PYTHONPATH", None)
         done = subprocess.run(
             argv, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, cwd="/",
@@ -149,7 +150,7 @@ class Builder:
             pypi = "https://pypi.org/simple"
             index = ["--index-url", self.params["index"], "--extra-index-url", pypi]
         argv = [self.python, "-m", "pip", "install", "-q", "--no-input"]
-        self.run([*argv, "--root-user-action=ignore", *index, *words], what)
+        self.run([*argv, *index, *words], what)
 
     def build(self) -> None:
         shutil.rmtree(self.target, ignore_errors=True)
