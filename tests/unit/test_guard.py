@@ -235,14 +235,15 @@ def test_an_idle_node_rests_unless_a_job_waits():
     assert decided("ok", idle, guarded()) == []
 
 
-def test_as_many_resting_nodes_wake_as_a_job_lacks():
+def test_as_many_resting_nodes_wake_as_a_job_lacks_those_it_names_first():
     nodes = [
         Standing(Member(f"n{n}", "a", partitions=("gpu",)), RESTING, False, None) for n in range(4)
     ]
     free = Standing(Member("n9", "a", partitions=("gpu",)), ON, True, IDLE)
-    wishes = [Wish("gpu", 3), Wish("cpu", 9)]
-    found = thrift.decide("ok", [*nodes, free], guarded(), wishes, 1000.0)
-    assert [(action.kind, action.name) for action in found] == [("on", "n0"), ("on", "n1")]
+    coming = Standing(Member("n8", "a", partitions=("gpu",)), STARTING, False, DOWN)
+    wishes = [Wish("gpu", 3, "ReqNodeNotAvail, UnavailableNodes:n2"), Wish("cpu", 9)]
+    found = thrift.decide("ok", [*nodes, free, coming], guarded(), wishes, 1000.0)
+    assert [(action.kind, action.name) for action in found] == [("on", "n2"), ("on", "n0")]
 
 
 def test_only_jobs_that_lack_nodes_wish_for_some():
@@ -251,7 +252,8 @@ def test_only_jobs_that_lack_nodes_wish_for_some():
         "gpu|4|Nodes required for job are DOWN, DRAINED or reserved", "gpu|1|Dependency",
         "gpu|1|BeginTime", "gpu|1|JobHeldUser", "",
     ])  # fmt: skip
-    assert thrift.parse_wishes(text) == [Wish("gpu", 2), Wish("gpu", 1), Wish("gpu", 4)]
+    found = [(wish.partition, wish.nodes) for wish in thrift.parse_wishes(text)]
+    assert found == [("gpu", 2), ("gpu", 1), ("gpu", 4)]
 
 
 def test_idle_time_begins_anew_after_each_job():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,6 +12,7 @@ from dto.cluster.node.ledger import Account, Budget
 from dto.cluster.node.members import Guarded, Member
 
 RETRY_SECONDS = 300.0
+_SETTLE_SECONDS = 60.0
 _BUSY = frozenset({"ALLOCATED", "MIXED", "COMPLETING", "SUSPENDED"})
 
 Kind = Literal["drain", "resume", "off", "on", "rest", "forget"]
@@ -57,6 +59,7 @@ class Wish:
 
     partition: str
     nodes: int
+    reason: str = ""
 
 
 def parse_wishes(text: str) -> list[Wish]:
@@ -66,7 +69,7 @@ def parse_wishes(text: str) -> list[Wish]:
         partition, count, reason = [*line.split("|", 2), "", ""][:3]
         waits = ("Resources", "Priority", "None", "ReqNodeNotAvail", "Nodes required", "Nodes_req")
         if count.isdigit() and reason.startswith(waits):
-            found += [Wish(one, int(count)) for one in partition.split(",")[:1]]
+            found += [Wish(one, int(count), reason) for one in partition.split(",")[:1]]
     return found
 
 
@@ -129,20 +132,23 @@ def _wake(
     asleep = [node for node in nodes if node.account.cause == "idle" and not node.account.is_on
               and not node.answers and not _was_tried(node, guarded)
               and now - node.account.tried_at >= RETRY_SECONDS]  # fmt: skip
+    named = {name for wish in wishes for name in re.findall(r"[\w-]+", wish.reason)}
+    asleep.sort(key=lambda node: node.member.name not in named)
     for partition, count in wanted.items():
-        coming = sum(partition in n.partitions and n.account.is_starting for n in nodes)
-        free = sum(
-            partition in n.partitions and n.is_ready and n.is_empty
-            and n.state is not None and not n.state.is_drained
-            for n in nodes
-        )  # fmt: skip
+        # A node that is free already does not suit the job, or it would not wait.
+        coming = sum(partition in n.partitions and _is_coming(n, now) for n in nodes)
         for node in asleep:
-            if coming + free >= count:
+            if coming >= count:
                 break
             if partition in node.partitions and all(a.name != node.member.name for a in actions):
                 actions.append(Action("on", node.member.name, "a job waits"))
                 coming += 1
     return actions
+
+
+def _is_coming(node: Standing, now: float) -> bool:
+    """Tell whether a node was just started: SLURM needs a moment to put a job on it."""
+    return node.account.is_starting or now - node.account.tried_at < _SETTLE_SECONDS
 
 
 def _rest(node: Standing, budget: Budget) -> list[Action]:
