@@ -178,6 +178,7 @@ def _equip(root: Path) -> None:
     write_in(root, "etc/apt/apt.conf.d/80outer", "\n".join(apt_settings()) + "\n")
     write_in(root, "etc/pip.conf", pip_settings())
     write_in(root, f"etc/sudoers.d/{LOGIN}", f"{LOGIN} ALL=(ALL) NOPASSWD: ALL\n", 0o440)
+    (root / "etc/resolv.conf").unlink(missing_ok=True)  # on Ubuntu 22.04 a link to nowhere
     write_in(root, "etc/resolv.conf", resolvers())
     run_in(root, "update-ca-certificates")
     run_in(root, "useradd", "--create-home", "--shell", "/bin/bash", LOGIN)
