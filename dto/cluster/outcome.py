@@ -58,7 +58,7 @@ class Outcome:
         if kind == "failed":
             self.failures.append(_failure(event))
         elif kind == "unreachable":
-            self.unreachable[event["host"]] = one_line(_words(event["result"]))
+            self.unreachable[event["host"]] = one_line(_own_words(_words(event["result"])))
         elif kind == "changed":
             self.changed_tasks.setdefault(event["host"], []).append(_label(event))
         elif kind == "said":
@@ -137,6 +137,12 @@ def _item_words(item: Mapping[str, Any]) -> str:
 def _last_line(text: str) -> str:
     lines = [line for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else ""
+
+
+def _own_words(text: str) -> str:
+    """Return what ssh itself said last, out of what Mitogen quotes of it."""
+    _, is_quoted, quoted = text.partition("lines received:")
+    return (_last_line(quoted) if is_quoted else "") or text
 
 
 def one_line(text: str) -> str:
