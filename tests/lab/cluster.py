@@ -54,11 +54,13 @@ class Cluster:
         members = [self.head, *self.workers]
         wheels = {"wheels": str(self.lab.wheels)} if self.lab.wheels else {}
         keys = {self.lab.address(name): [self.lab.host(name).host_key] for name in members}
+        public = self.lab.key.with_suffix(".pub").read_text().strip()
         return {
             "version": 1, "name": self.name, "host_keys": keys,
             "ssh": {"user": LOGIN, "key": str(self.lab.key)},
             "head": {"name": self.head, "address": self.lab.address(self.head)},
             "nodes": [host(name) for name in self.workers],
+            "users": [{"name": "ada", "uid": 2001, "keys": [public]}],
             "shared": {"kind": "existing"}, "software": wheels,
             # The hosts share this machine's kernel, whose control groups may be v1.
             "slurm": {"proctrack": "linuxproc", "task_plugin": "none"}, **self.changed,

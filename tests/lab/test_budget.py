@@ -26,7 +26,7 @@ class Switch:
     def __init__(self, lab: Lab) -> None:
         self._lab, self._over = lab, threading.Event()
         self.folder = lab.shared / "power"
-        self.folder.mkdir()
+        self.folder.mkdir(exist_ok=True)
         self.turned: list[str] = []
         self._thread = threading.Thread(target=self._run)
         self._thread.start()

@@ -20,6 +20,14 @@ def test_the_new_node_takes_the_next_job(joined: Joined) -> None:
     assert "n3" in takes_a_job(joined.cluster, "n3")
 
 
+def test_a_person_has_one_uid_and_their_keys_on_the_new_node_too(joined: Joined) -> None:
+    public = joined.lab.key.with_suffix(".pub").read_text().split()[1]
+    for name in ("head", "n1", "n3"):
+        assert joined.lab.inside(name, "id", "-u", "ada").stdout == "2001\n"
+        keys = joined.lab.inside(name, "cat", "/home/ada/.ssh/authorized_keys").stdout
+        assert public in keys, name
+
+
 def test_a_busy_node_is_removed_and_its_job_goes_on_elsewhere(
     joined: Joined, unbroken: str
 ) -> None:

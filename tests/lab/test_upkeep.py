@@ -19,13 +19,11 @@ _NEWER = {"munge": "head", "slurmctld": "head", "slurmd": "n1"}
 
 
 class Accounted(Cluster):
-    """A cluster that keeps accounts, with one user besides its operator."""
+    """A cluster that keeps accounts."""
 
     def record(self) -> dict[str, Any]:
         record = super().record()
-        key = self.lab.key.with_suffix(".pub").read_text().strip()
-        users = [{"name": _USER, "uid": 2001, "keys": [key]}]
-        return {**record, "slurm": {**record["slurm"], "accounting": True}, "users": users}
+        return {**record, "slurm": {**record["slurm"], "accounting": True}}
 
     def ran(self, user: str = _USER) -> int:
         """Run a job of a user to its end; its id."""
