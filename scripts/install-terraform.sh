@@ -13,6 +13,7 @@ case $(uname -s)-$(uname -m) in
   Linux-aarch64) kind=linux_arm64 ;;
   *) fail "no Terraform for $(uname -s) on $(uname -m) is known here: install it by hand" ;;
 esac
+[[ -d $folder && -w $folder ]] || fail "$folder is no folder that you may write to: name another"
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
@@ -22,8 +23,8 @@ import shutil, sys, urllib.request
 try:
     with urllib.request.urlopen(sys.argv[1], timeout=60) as page, open(sys.argv[2], "wb") as file:
         shutil.copyfileobj(page, file)
-except OSError as error:
-    sys.exit(f"{error}")
+except OSError:
+    sys.exit(1)
 PY
 }
 fetch "terraform_${version}_SHA256SUMS"

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import psutil
 import pytest
 
@@ -19,7 +20,6 @@ from tests.cloud.moto import REGION, environment, moto_server
 from tests.helpers import cannot, dto, start_dto, wait_for
 from tests.processes.remote.sshd import make_key, serving
 
-boto3 = pytest.importorskip("boto3")
 _ASKED = ("--use-secrets-manager", "--region", REGION, "--secret-name")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dto.checkpoint.store import Store
-from tests.helpers import PROGRAMS, dto
+from tests.helpers import PROGRAMS, cannot, dto
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(60)]
 WHOLE = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "x", "MASTER_PORT": "1"}
@@ -48,14 +48,15 @@ def test_an_error_that_is_not_ours_keeps_its_traceback(tmp_path: Path) -> None:
     assert "Traceback" in done.stderr and "ZeroDivisionError" in done.stderr
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a small filesystem")
 def test_a_disk_that_fills_up_ends_in_one_line_and_keeps_the_last_checkpoint(
     tmp_path: Path,
 ) -> None:
     place = tmp_path / "small"
     place.mkdir()
+    if os.geteuid() != 0:
+        cannot("needs root, to mount a small filesystem")
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", place]).returncode:
-        pytest.skip("this machine does not let root mount a tmpfs")
+        cannot("this machine does not let root mount a tmpfs")
     try:  # one checkpoint takes 8 MB
         done = dto("run", "-n", "2", "--run-root", place, PROGRAMS / "steady.py",
                    tmp_path / "out", "--hidden", "800", "--epochs", "2")  # fmt: skip

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("ansible", reason="needs ansible-core (pip install 'dto[cluster]')")
 LIBRARY = Path(__file__).parents[2] / "ansible" / "library"
 
 

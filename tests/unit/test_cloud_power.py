@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from moto.server import ThreadedMotoServer
 
 PROGRAM = Path(__file__).parents[2] / "ansible/roles/guard/files/cloud-power"
 
@@ -60,9 +61,7 @@ def test_an_id_is_never_an_option(tmp_path: Path):
 
 
 def test_a_group_of_amazon_shrinks_and_grows_by_one_machine(tmp_path: Path):
-    pytest.importorskip("boto3")
-    server_module = pytest.importorskip("moto.server")
-    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:
         _shrink_and_grow(tmp_path, f"http://127.0.0.1:{server.get_host_and_port()[1]}")

@@ -19,8 +19,6 @@ from dto.cluster.progress import Progress
 from dto.errors import ClusterError
 from tests.helpers import wait_for
 
-pytest.importorskip("ansible")
-
 HOSTS = """
 all:
   vars: {ansible_python_interpreter: %s}

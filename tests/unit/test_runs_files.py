@@ -24,6 +24,7 @@ from dto.runs.files import (
 )
 from dto.runs.paths import create_run, find_run, list_runs
 from dto.runs.requests import pending, post
+from tests.helpers import cannot
 
 
 def test_a_crash_while_writing_leaves_the_old_file_whole(tmp_path: Path) -> None:
@@ -179,20 +180,22 @@ def test_a_run_root_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this machine has no /dev/full")
 def test_a_full_disk_is_an_error_and_leaves_no_partial_file(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        cannot("this machine has no /dev/full")
     (tmp_path / f".x.{os.getpid()}.partial").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space"):
         write_atomic(tmp_path / "x", b"data")
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a small filesystem")
 def test_a_journal_goes_on_after_a_full_disk(tmp_path: Path) -> None:
     place = tmp_path / "small"
     place.mkdir()
+    if os.geteuid() != 0:
+        cannot("needs root, to mount a small filesystem")
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place]).returncode:
-        pytest.skip("this machine does not let root mount a tmpfs")
+        cannot("this machine does not let root mount a tmpfs")
     try:
         (place / "ballast").write_bytes(b"x" * 45_000)
         journal = Journal(place / "journal.jsonl")

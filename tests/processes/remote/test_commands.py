@@ -19,6 +19,7 @@ from dto.remote.errors import ConnectionLost, RemoteError, TimedOut
 from dto.remote.host import Host
 from dto.remote.local import LocalHost
 from dto.remote.ssh import SshHost, command_line, connect
+from tests.helpers import cannot
 from tests.processes.remote.sshd import serving
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(60)]
@@ -136,7 +137,7 @@ def test_commands_run_side_by_side_over_one_login(ssh: SshHost) -> None:
 
 def test_root_needs_no_sudo(host: Host) -> None:
     if os.geteuid() != 0:
-        pytest.skip("needs root")
+        cannot("needs root")
     assert host.run(["id", "-u"], sudo=True).out == "0\n"
 
 
