@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dto.cluster import words
+from dto.cluster.cloud.frames import gist
 from dto.cluster.inventory import DtoCluster, parse_record
 from dto.config.yaml_text import read_yaml
 from dto.errors import ConfigError, UsageError
@@ -87,7 +88,7 @@ def from_terraform(folder: Path, *, timeout_seconds: float = TERRAFORM_SECONDS) 
         text = f"`terraform output` in {folder} gave no answer in {timeout_seconds:g} s"
         raise ConfigError(f"{text}; is its state reachable?") from None
     if done.returncode != 0:
-        raise ConfigError(f"`terraform output` in {folder}: {_complaint(done.stderr)}")
+        raise ConfigError(f"`terraform output` in {folder}: {gist(done.stderr)}")
     return _from_outputs(done.stdout, folder)
 
 
@@ -107,13 +108,6 @@ def _from_outputs(text: str, folder: Path) -> DtoCluster:
     if raw is None:
         raise ConfigError(f"output {OUTPUT!r} in {folder} is null; run `terraform apply` there")
     return parse_record(raw, f"terraform output {OUTPUT} in {folder}")
-
-
-def _complaint(text: str) -> str:
-    """Return the gist of Terraform's framed message."""
-    lines = [line.strip(" │╷╵|") for line in text.splitlines()]
-    lines = [line for line in lines if line]
-    return " ".join(lines)[:300] if lines else "failed without a word"
 
 
 def from_flags(

@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from dto.cluster.cloud import aws, data, preflight_aws, preflight_nebius
+from dto.cluster.cloud.frames import gist
 from dto.cluster.cloud.planned import Resource
 from dto.cluster.cloud.quota import quota_code, shortage
 from dto.cluster.cloud.root import find_root
 from dto.cluster.cloud.sweep import Leftover, in_order
 from dto.cluster.cloud.sweep_nebius import parse
-from dto.cluster.cloud.terraform import Terraform, gist
+from dto.cluster.cloud.terraform import Terraform
 from dto.cluster.cloud.variables import declared, parse_console, provider_in
 from dto.cluster.inventory import DtoCluster, parse_record
 from dto.errors import ConfigError, UsageError
@@ -176,9 +177,9 @@ def test_terraforms_frames_become_one_line(tmp_path: Path) -> None:
     said = (
         "╷\n│ \x1b[31mError: \x1b[0mInvalid thing\n│ \n│   with aws_vpc.x,\n"
         '│   on main.tf line 3, in resource "aws_vpc" "x":\n│    3: cidr = 1\n│ \n'
-        "│ It must be a block.\n╵\n╷\n│ Error: Another\n╵\n"
+        "│ It must be\n│ a block:\n│ not a word.\n│ \n│ See there.\n╵\n╷\n│ Error: Another\n╵\n"
     )
-    assert gist(said) == "Invalid thing: It must be a block. (and 1 more)"
+    assert gist(said) == "Invalid thing: It must be a block: not a word. (and 1 more)"
     assert gist("") == "it failed without a word"
     lock = (
         "│ Error: Error acquiring the state lock\n│ Lock Info:\n│   ID:        abc-1\n"

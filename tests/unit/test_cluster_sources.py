@@ -155,7 +155,7 @@ def test_terraform_is_asked_in_its_folder(tmp_path: Path, monkeypatch: pytest.Mo
         ("echo hello", "printed no JSON"),
         (
             "printf '╷\\n│ Error: Backend\\n│ run init\\n╵\\n' >&2; exit 1",
-            "Error: Backend run init",
+            "Backend: run init",
         ),
         ("exit 1", "failed without a word"),
         ("exec sleep 60", "gave no answer in 0.5 s"),

@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dto.cluster.cloud.frames import gist, lock_words
 from dto.cluster.cloud.live import Ended, run_live
 from dto.errors import ClusterError, DtoError, PreflightError
 from dto.runs.files import write_atomic
 
 LEAST = (1, 11)
 _READ_SECONDS = 180.0
-_ID = re.compile(r"\bID:\s*(\S+)")
-_WHO = re.compile(r"\bWho:\s*(\S+)")
-_SINCE = re.compile(r"\bCreated:\s*(\S+ \S+)")
 
 
 class Interrupted(DtoError):
@@ -180,7 +178,7 @@ class Terraform:
     def _failure(self, what: str, ended: Ended) -> DtoError:
         if ended.was_interrupted:
             return Interrupted(f"terraform {what} was interrupted; {_GO_ON}")
-        if lock := _lock(ended.said, self.folder):
+        if lock := lock_words(ended.said, self.folder):
             return DtoError(lock)
         return DtoError(f"terraform {what} in {self.folder}: {gist(ended.said)}")
 
@@ -197,31 +195,3 @@ def missing() -> PreflightError:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def gist(said: str) -> str:
-    """Return what Terraform's framed message is about, in one line."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", said)
-    lines = [line.strip(" │╷╵|") for line in plain.splitlines()]
-    lines = [line for line in lines if line]
-    errors = [i for i, line in enumerate(lines) if line.startswith("Error: ")]
-    if not errors:
-        return lines[-1][:300] if lines else "it failed without a word"
-    rest = lines[errors[0] + 1 :]
-    detail = [line for line in rest if not re.match(r"(with|on) .*[,:{]$|\d+: |Error: ", line)]
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    first = lines[errors[0]][len("Error: ") :]
-    return f"{first}: {detail[0]}"[:300] + more if detail else f"{first}{more}"
-
-
-def _lock(said: str, folder: Path) -> str | None:
-    """Say who holds the state, and how to free it where they are dead."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", said)
-    if "Error acquiring the state lock" not in plain:
-        return None
-    found = {
-        name: match[1] if (match := pattern.search(plain)) else "somebody"
-        for name, pattern in (("id", _ID), ("who", _WHO), ("since", _SINCE))
-    }
-    text = f"{found['who']} has locked the state since {found['since']}: wait for that terraform"
-    return f"{text}; if it is dead: terraform -chdir={folder} force-unlock {found['id']}"

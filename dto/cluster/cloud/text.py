@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dto.cluster.summary import columns
+
 
 def money(amount: float | None) -> str:
     return "?" if amount is None else f"{amount:,.2f}"
@@ -19,10 +21,7 @@ def duration(hours: float) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, *rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    cells = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in lines]
-    return "\n".join(line.rstrip() for line in cells)
+    return "\n".join(columns([head, *rows]))
 
 
 def counted(number: int, noun: str) -> str:
