@@ -1,8 +1,9 @@
-"""Nodes on Nebius are known by what they published where only root reads, not at first sight."""
+"""Nodes on Nebius are known by what they left where only root reads, not at first sight."""
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,3 +110,62 @@ def test_on_other_clouds_the_folder_says_nothing(folder: Path, meet: Meet) -> No
     (folder / "lab-001").write_text(f"ssh-ed25519 {BLOB}\n")
     _, person = meet(Person(answer=True), provider="metal")
     assert "lab-001" in person.asked[0]
+
+
+MINE = nebius.Machine("lab-002", "10.0.0.9", "gpu-h100-sxm/1gpu-16vcpu-200gb", True, "e00-a")
+
+
+@pytest.fixture
+def nodes(folder: Path) -> Path:
+    made = folder.parent / "nodes"
+    made.mkdir()
+    return made
+
+
+def found(nodes: Path) -> list[nebius.Machine]:
+    return nebius.machines(LocalHost("lab-head"), cluster(nodes.parents[1]))
+
+
+def test_the_head_finds_the_nodes_that_described_themselves(nodes: Path) -> None:
+    kind = MINE.instance_type
+    (nodes / "lab-002").write_text(f"10.0.0.9 {kind} spot e00-a\n")
+    (nodes / "lab-1000").write_text(f"10.0.1.9 {kind} on-demand -\n")
+    assert found(nodes) == [MINE, nebius.Machine("lab-1000", "10.0.1.9", kind, False)]
+
+
+def test_a_machine_that_fell_silent_is_none(nodes: Path) -> None:
+    (nodes / "lab-002").write_text(f"10.0.0.9 {MINE.instance_type} spot e00-a\n")
+    old = time.time() - 3600
+    os.utime(nodes / "lab-002", (old, old))
+    assert found(nodes) == []
+
+
+@pytest.mark.parametrize("name", ["lab-head", "lab-1", "other-001", "lab-001x", "lab-001.lab.new"])
+def test_what_terraform_would_not_name_so_is_no_node(nodes: Path, name: str) -> None:
+    (nodes / name).write_text(f"10.0.0.9 {MINE.instance_type} spot e00-a\n")
+    assert found(nodes) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "10.0.0.9\n",
+        "10.0.0.9 a/b spot\n",
+        "evil.example.com a/b spot -\n",
+        "127.0.0.1 a/b spot -\n",
+        "10.0.0.9 a/b/c spot -\n",
+        "10.0.0.9 a/b cheap -\n",
+        "10.0.0.9 a/b spot a;b\n",
+        "10.0.0.9 a/b spot - more\n",
+        "10.0.0.9 a/b spot -\n10.0.0.8 a/b spot -\n",
+    ],
+)
+def test_what_does_not_describe_one_machine_is_passed_over(nodes: Path, text: str) -> None:
+    (nodes / "lab-001").write_text(text)
+    (nodes / "lab-002").write_text(f"10.0.0.9 {MINE.instance_type} spot e00-a\n")
+    assert found(nodes) == [MINE]
+
+
+def test_a_cluster_whose_machines_say_nothing_has_none_to_enrol(folder: Path) -> None:
+    assert nebius.machines(LocalHost("lab-head"), cluster(folder.parents[1])) == []

@@ -9,6 +9,8 @@ locals {
       public_key = trimspace(file(pathexpand(var.vm_ssh_public_key_path)))
       mount      = var.shared_storage_mount_point
       tag        = local.shared_tag
+      type       = role == "head" ? var.head_instance_type : var.instance_type
+      capacity   = role == "node" && local.is_spot ? "spot" : "on-demand"
       proxy      = var.head_is_proxy && !var.use_public_subnet
       files      = { for file in fileset("${path.module}/files", "*") : file => file("${path.module}/files/${file}") }
     })
