@@ -7,7 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dto.cluster.cloud import preflight, sweep_aws, sweep_aws_delete, sweep_nebius
+from dto.cluster.cloud import (
+    preflight,
+    sweep_aws,
+    sweep_aws_delete,
+    sweep_nebius,
+    sweep_nebius_delete,
+)
 from dto.cluster.cloud.data import Store, empty_bucket, holds_anything, staying, stores_in
 from dto.cluster.cloud.jobs import STOP_SECONDS, stop_jobs
 from dto.cluster.cloud.planned import Resource, provider_of, read_state
@@ -205,7 +211,7 @@ def search(place: Place, leaving: Leaving, terminal: Terminal, kept: list[str]) 
     """Look for leftovers, delete them if asked to, and say what is there in the end."""
     found = find(place).without(kept)
     found = _without_published_keys(place, found)
-    if leaving.sweep and found.left and place.provider == "aws":
+    if leaving.sweep and found.left:
         if not leaving.yes:
             names = ", ".join(map(str, found.left))
             _ask(f"delete {names}?", "say --yes", terminal)
@@ -215,7 +221,8 @@ def search(place: Place, leaving: Leaving, terminal: Terminal, kept: list[str]) 
         def keeps(one: Leftover) -> bool:
             return one.id in kept or (one.is_data and leaving.keep_data)
 
-        found = sweep_aws_delete.delete(place.name, place.where, keeps, terminal.say).without(kept)
+        sweep = sweep_nebius_delete if place.provider == "nebius" else sweep_aws_delete
+        found = sweep.delete(place.name, place.where, keeps, terminal.say).without(kept)
     return tell(place, found, leaving, terminal)
 
 
@@ -248,13 +255,17 @@ def tell(place: Place, found: Found, leaving: Leaving, terminal: Terminal) -> bo
         terminal.warn(note)
     for kind in found.unseen:
         terminal.warn(f"could not be looked for: {kind}")
-    left = [one for one in found.left if not (one.is_data and leaving.keep_data)]
+    stays = [one for one in found.left if one.is_data and leaving.keep_data]
+    for one in stays:
+        terminal.say(f"kept: {one}")
+    left = [one for one in found.left if one not in stays]
     if not left and not found.unseen:
-        terminal.say(f"nothing is left of cluster {place.name} in {place.where}")
+        nothing = "nothing else" if stays else "nothing"
+        terminal.say(f"{nothing} is left of cluster {place.name} in {place.where}")
         return True
     for one in left:
         terminal.say(f"left: {one}")
-    if left and not leaving.sweep and place.provider == "aws":
+    if left and not leaving.sweep:
         terminal.say(
             f"to delete it: dto cluster down --cluster-name {place.name} --region {place.where}"
             " --sweep"

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from dto.cluster.cloud import sweep_aws
 from dto.cluster.cloud.aws import client, code_of, is_of_aws, pages, words_for
 from dto.cluster.cloud.data import empty_bucket
-from dto.cluster.cloud.sweep import Found, Leftover, in_order
+from dto.cluster.cloud.sweep import Found, Leftover, Reason, in_order
 
 _PASSES = 40
 _EVERY_SECONDS = 10.0
@@ -46,18 +45,6 @@ def delete(
             time.sleep(every_seconds)
     found = sweep_aws.find(name, region)
     return Found(found.left, found.unseen, tuple(str(reason) for reason in reasons))
-
-
-@dataclass(frozen=True)
-class Reason:
-    """Why something could not be deleted; `is_final` where waiting does not help."""
-
-    place: str
-    words: str
-    is_final: bool
-
-    def __str__(self) -> str:
-        return f"{self.place}: {self.words}"
 
 
 def _is_slow(goes: Sequence[Leftover]) -> bool:
