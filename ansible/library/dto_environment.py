@@ -33,6 +33,11 @@ options:
     type: list
     elements: str
     default: []
+  extras:
+    description: Extras of the wheel that are installed, too; only together with O(without).
+    type: list
+    elements: str
+    default: []
   layers:
     description: Environments whose packages are seen in this one.
     type: list
@@ -92,18 +97,23 @@ def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def needs(metadata: str, without: list) -> list:
-    """Return the requirements in a wheel's METADATA, without extras and without some names."""
+def needs(metadata: str, without: list, extras: list) -> list:
+    """Return the requirements in a wheel's METADATA, with some extras and without some names."""
     lines = (line[15:] for line in metadata.splitlines() if line.startswith("Requires-Dist: "))
-    found = [line.strip() for line in lines if "extra ==" not in line]
+    found = []
+    for line in lines:
+        extra = re.search(r"""\s*(?:;|and)\s*extra == ['"]([\w.-]+)['"]\s*$""", line)
+        plain = line[: extra.start()] if extra and extra[1] in extras else line
+        if "extra ==" not in plain:
+            found.append(plain.strip())
     left_out = {normal(name) for name in without}
     return [text for text in found if normal(re.match(r"[\w.-]+", text)[0]) not in left_out]
 
 
-def wheel_needs(wheel: str, without: list) -> list:
+def wheel_needs(wheel: str, without: list, extras: list) -> list:
     with zipfile.ZipFile(wheel) as archive:
         name = next(n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
-        return needs(archive.read(name).decode(), without)
+        return needs(archive.read(name).decode(), without, extras)
 
 
 def complaint(output: str) -> str:
@@ -175,7 +185,8 @@ class Builder:
     def add_wheel(self, wheel: str, without: list) -> None:
         name = os.path.basename(wheel)
         if without:
-            self.pip(wheel_needs(wheel, without), f"pip could not install what {name} needs")
+            asked = wheel_needs(wheel, without, self.params["extras"])
+            self.pip(asked, f"pip could not install what {name} needs")
         self.pip([*(["--no-deps"] if without else []), wheel], f"pip could not install {name}")
 
 
@@ -240,6 +251,7 @@ def inputs_of(params: dict) -> dict:
         "offered": offered(params["wheels"], params["requirements"]),
         "wheel": file_hash(wheel) if wheel else "",
         "without": sorted(params["without"]),
+        **({"extras": sorted(params["extras"])} if params["extras"] else {}),
         "layers": params["layers"],
         "index": "" if params["wheels"] else params["index"] or "",
     }
@@ -273,6 +285,7 @@ def main() -> None:
             "requirements": listed,
             "wheel": {"type": "path"},
             "without": listed,
+            "extras": listed,
             "layers": {**listed, "elements": "path"},
             "wheels": {"type": "path"},
             "index": {"type": "str"},

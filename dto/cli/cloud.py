@@ -172,6 +172,15 @@ def drift_command(as_json: bool, **options: Any) -> int:
     return 0 if answer.is_fine else 1
 
 
+@click.command("enrol", hidden=True)
+def enrol_command() -> None:
+    """Bring in what this head's cloud starts, for ever; what the service dto-enrol runs."""
+    from dto.cli.cluster import Person
+    from dto.cluster.cloud.enrol import serve
+
+    serve(Person(asks=False), os.environ)
+
+
 def _show(answer: Answer, as_json: bool) -> None:
     if as_json:
         echo_json(answer.json)
@@ -179,4 +188,5 @@ def _show(answer: Answer, as_json: bool) -> None:
         echo_text("\n".join(answer.lines) + "\n")
 
 
-CLOUD_COMMANDS = (plan_command, up_command, down_command, cost_command, drift_command)
+CLOUD_COMMANDS = (plan_command, up_command, down_command, cost_command, drift_command,
+                  enrol_command)  # fmt: skip

@@ -17,6 +17,7 @@ from typing import Any
 
 from dto import __version__
 from dto.cluster import words
+from dto.cluster.cloud.running import is_enrolled
 from dto.cluster.guarded import guard_variable
 from dto.cluster.inventory import DtoCluster
 from dto.cluster.inventory_hosts import Host, Node
@@ -86,6 +87,7 @@ def cluster_variables(record: DtoCluster, operator: Operator) -> dict[str, Any]:
         "dto_monitoring": record.monitoring.model_dump(mode="json"),
         "dto_software": _software(record),
         "dto_guard": guard_variable(record),
+        "dto_enrols": is_enrolled(record),
         **operator.variables(),
     }
 

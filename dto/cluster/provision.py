@@ -94,7 +94,7 @@ class Runner:
         operator = Operator(
             known_hosts=state.known_hosts,
             wheel=build_wheel(payload),
-            tree=gather_tree(payload, sources),
+            tree=gather_tree(payload / "tree", sources),
             node_pyz=pack_node_programs(payload),
         )
         write_inventory(state.inventory_path, self.session.record, operator)

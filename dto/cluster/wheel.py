@@ -8,11 +8,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import importlib.metadata
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import urllib.parse
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -90,7 +92,10 @@ def _from_checkout(folder: Path) -> Path:
 
 
 def _from_installed(folder: Path) -> Path:
-    """Put the installed files together again; only what pip itself added is left out."""
+    """Take the wheel that it was installed from, or put the installed files together again.
+
+    Then only what pip itself added is left out.
+    """
     try:
         installed = importlib.metadata.distribution("dto")
     except importlib.metadata.PackageNotFoundError:
@@ -101,6 +106,8 @@ def _from_installed(folder: Path) -> Path:
         inside = path.parts[0] == "dto" or path.parts[0].endswith(".dist-info")
         if inside and path.name not in added and path.suffix != ".pyc":
             files[path.as_posix()] = Path(str(path.locate())).read_bytes()
+    if origin := _origin(installed.read_text("direct_url.json"), files):
+        return Path(shutil.copy(origin, folder))
     info = next(name.partition("/")[0] for name in files if name.endswith("/METADATA"))
     record = f"{info}/RECORD"
     lines = [f"{name},{_digest(content)},{len(content)}" for name, content in files.items()]
@@ -110,6 +117,23 @@ def _from_installed(folder: Path) -> Path:
     return target
 
 
+def _origin(direct_url: str | None, files: Mapping[str, bytes]) -> Path | None:
+    """Return the wheel file that pip says it installed (PEP 610), if it holds these very files.
+
+    Its hash is no proof: pip before 23.1 does not write it down.
+    """
+    parts = urllib.parse.urlsplit(json.loads(direct_url or "{}").get("url", ""))
+    path = Path(urllib.parse.unquote(parts.path))
+    if parts.scheme != "file" or path.suffix != ".whl" or not path.is_file():
+        return None
+    with zipfile.ZipFile(path) as archive:
+        names = [
+            name for name in archive.namelist() if not name.endswith((".dist-info/RECORD", "/"))
+        ]
+        is_same = set(names) == set(files) and all(archive.read(n) == files[n] for n in names)
+    return path if is_same else None
+
+
 def _digest(content: bytes) -> str:
     raw = base64.urlsafe_b64encode(hashlib.sha256(content).digest())
     return f"sha256={raw.rstrip(b'=').decode()}"
@@ -117,6 +141,7 @@ def _digest(content: bytes) -> str:
 
 def gather_tree(folder: Path, sources: Mapping[str, Path]) -> Path:
     """Copy scripts/ and examples/ into one folder, without what Python left in them."""
+    folder.mkdir(parents=True, exist_ok=True)
     for name, source in sources.items():
         partial = folder / f".{name}.partial"
         shutil.rmtree(partial, ignore_errors=True)

@@ -154,9 +154,12 @@ def test_what_a_wheel_needs_leaves_out_extras_and_names(tmp_path: Path):
     wheel = tmp_path / "it-1-py3-none-any.whl"
     lines = ["Name: it", "Requires-Dist: torch<2.14,>=2.6", "Requires-Dist: PyYAML>=6.0"]
     lines += ["Requires-Dist: click", "Requires-Dist: boto3 ; extra == 's3'"]
+    lines += ["Requires-Dist: rich>=13; extra == 'cluster'"]
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("it-1.dist-info/METADATA", "\n".join(lines))
-    assert environment.wheel_needs(str(wheel), ["Torch"]) == ["PyYAML>=6.0", "click"]
+    plain = ["PyYAML>=6.0", "click"]
+    assert environment.wheel_needs(str(wheel), ["Torch"], []) == plain
+    assert environment.wheel_needs(str(wheel), ["Torch"], ["cluster"]) == [*plain, "rich>=13"]
 
 
 def test_a_new_wheel_in_the_folder_is_a_new_environment(tmp_path: Path):
@@ -175,7 +178,7 @@ def settings(place: Path, **changes: Any) -> dict[str, Any]:
         "root": str(place / "venvs"),
         "python": sys.executable,
         "requirements": [],
-        "without": [],
+        "without": [], "extras": [],
         "layers": [],
         "link": str(place / "venv"),
         "keep": 1,

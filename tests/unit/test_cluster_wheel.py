@@ -29,23 +29,36 @@ def test_the_wheel_is_the_same_bytes_every_time(wheel: Path, tmp_path: Path) -> 
     assert wheel.name == f"dto-{dto.__version__}-py3-none-any.whl"
 
 
-def test_an_installed_dto_becomes_a_wheel_again(wheel: Path, tmp_path: Path) -> None:
+def install(wheel: Path, folder: Path) -> None:
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index"]
-    subprocess.run([*pip, "--target", tmp_path / "one", wheel], check=True, timeout=110)
+    subprocess.run([*pip, "--target", folder, wheel], check=True, timeout=110)
+
+
+def built_by_installed(installed: Path, folder: Path) -> Path:
+    """The wheel that a dto of its own makes of itself."""
     code = (
         "import sys; from pathlib import Path; from dto.cluster.wheel import build_wheel; "
         "import dto.cluster; assert dto.__file__.startswith(sys.argv[1]), dto.__file__; "
         "print(build_wheel(Path(sys.argv[2])))"
     )
-    env = {**os.environ, "PYTHONPATH": str(tmp_path / "one")}
-    again = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "one", tmp_path / "again"],
-        env=env, cwd=tmp_path, text=True, capture_output=True, timeout=110,
+    done = subprocess.run(
+        [sys.executable, "-c", code, installed, folder], cwd=folder.parent, text=True,
+        env={**os.environ, "PYTHONPATH": str(installed)}, capture_output=True, timeout=110,
     )  # fmt: skip
-    assert again.returncode == 0, again.stderr
-    rebuilt = Path(again.stdout.strip())
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.strip())
+
+
+def test_an_installed_dto_becomes_a_wheel_again(wheel: Path, tmp_path: Path) -> None:
+    origin = tmp_path / wheel.name
+    shutil.copy(wheel, origin)
+    install(origin, tmp_path / "one")
+    same = built_by_installed(tmp_path / "one", tmp_path / "same")
+    assert same.read_bytes() == wheel.read_bytes(), "what is built from it would be another"
+    origin.unlink()
+    rebuilt = built_by_installed(tmp_path / "one", tmp_path / "again")
     assert _contents(rebuilt) == _contents(wheel)
-    subprocess.run([*pip, "--target", tmp_path / "two", rebuilt], check=True, timeout=110)
+    install(rebuilt, tmp_path / "two")
     assert (tmp_path / "two" / "dto" / "cli" / "main.py").is_file()
 
 

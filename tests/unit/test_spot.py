@@ -135,6 +135,7 @@ def test_only_a_node_that_left_and_stays_silent_is_forgotten():
         node("lives", "IDLE+DRAIN", "dto: spot notice: terminate at 12:02:00 UTC"),
         node("broken", "DOWN+DRAIN", "a new fan"),
         node("cut", "DOWN+NOT_RESPONDING", "Not responding"),
+        node("taken", "DOWN+DRAIN", "dto: gone: the cloud has taken i-1"),
     ]
     memory = gone.Gone(300.0)
 
@@ -147,3 +148,4 @@ def test_only_a_node_that_left_and_stays_silent_is_forgotten():
     assert ripe(250.0, ("left", *others)) == []
     assert ripe(549.0, ("left", *others)) == []
     assert ripe(551.0, ("left", *others)) == ["left"]
+    assert ripe(600.0, ("taken",)) == ["taken"], "the cloud itself has said so"

@@ -196,6 +196,32 @@ def _described(record: DtoCluster, ids: list[str]) -> list[Instance]:
     ]
 
 
+def living(record: DtoCluster) -> set[str]:
+    """Return the ids of the cluster's machines that AWS has not taken away, off or on."""
+    filters = [
+        {"Name": f"tag:{TAG}", "Values": [record.name]},
+        {"Name": "instance-state-name", "Values": ["pending", "running", "stopping", "stopped"]},
+    ]
+    with plain_errors(f"the machines of cluster {record.name}"):
+        ec2 = client("ec2", record.region)
+        found = pages(ec2, "describe_instances", "Reservations", Filters=filters)
+    return {one["InstanceId"] for reservation in found for one in reservation["Instances"]}
+
+
+def publish_head_key(record: DtoCluster, public: str) -> bool:
+    """Leave the head's public key where nodes look for it; say whether it was another before."""
+    path = str(record.cloud.host_keys).rpartition("/")[0] + "/head-key.pub"
+    with plain_errors(f"the head's public key at {path}"):
+        ssm = client("ssm", record.region)
+        try:
+            if ssm.get_parameter(Name=path)["Parameter"]["Value"].split() == public.split():
+                return False
+        except ssm.exceptions.ParameterNotFound:
+            pass
+        ssm.put_parameter(Name=path, Value=public, Type="String", Overwrite=True)
+    return True
+
+
 def published_keys(record: DtoCluster) -> dict[str, tuple[str, ...]]:
     """Return instance id -> host keys, as the machines have written them to SSM."""
     path = record.cloud.host_keys

@@ -90,7 +90,7 @@ def compare(
     return found
 
 
-_JOIN = "dto cluster setup --from-terraform brings it in"
+_JOIN = "its head brings it in, unless somebody removed it (journalctl -u dto-enrol there)"
 
 
 def _places(seen: Iterable[Seen] | None) -> set[str] | None:

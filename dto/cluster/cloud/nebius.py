@@ -6,11 +6,11 @@ import contextlib
 import ipaddress
 import re
 import time
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass
 
 from dto.cluster import words
-from dto.cluster.inventory import DtoCluster
+from dto.cluster.inventory import DtoCluster, parse_record
 from dto.cluster.keys import host_key
 from dto.remote.host import Host
 
@@ -70,6 +70,23 @@ def _machine(name: str, text: str) -> Machine:
         capacity == "spot",
         None if identity == "-" else words.plain_word(identity),
     )
+
+
+def with_machine(record: DtoCluster, machine: Machine, keys: Sequence[str]) -> DtoCluster:
+    """Return the record with a machine as a node; what it does not say of itself stays.
+
+    Raises:
+        ConfigError: the machine does not fit into this cluster, such as by its address.
+    """
+    raw, said = record.to_json(), asdict(machine)
+    facts = {key: value for key, value in said.items() if value is not None}
+    before = {node["name"]: node for node in raw.get("nodes", ())}
+    groups = list(record.groups)
+    group = {"group": groups[0]} if len(groups) == 1 else {}
+    before[machine.name] = {**group, **before.get(machine.name, {}), **facts}
+    trusted = {**raw.get("host_keys", {}), machine.address: list(keys)}
+    changed = {**raw, "nodes": list(before.values()), "host_keys": trusted}
+    return parse_record(changed, machine.name)
 
 
 def published_keys(head: Host, record: DtoCluster) -> dict[str, tuple[str, ...]]:

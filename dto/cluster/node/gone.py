@@ -28,12 +28,16 @@ class Gone:
         is_dead: Callable[[slurm.NodeState], bool],
         now: float,
     ) -> list[slurm.NodeState]:
-        """Return the nodes that left and have been silent for long enough."""
-        left = [node for node in nodes if node.is_drained and node.has_reason("spot")]
+        """Return the nodes that left and have been silent for long enough.
+
+        Of those that are `gone` the cloud itself has said so.
+        """
+        left = [node for node in nodes if node.is_drained and node.has_reason("spot", "gone")]
         with ThreadPoolExecutor(max_workers=16) as pool:
             dead = [node for node, gone in zip(left, pool.map(is_dead, left), strict=True) if gone]
         self._silent = {node.name: self._silent.get(node.name, now) for node in dead}
-        return [node for node in dead if now - self._silent[node.name] >= self._seconds]
+        return [node for node in dead if node.has_reason("gone")
+                or now - self._silent[node.name] >= self._seconds]  # fmt: skip
 
 
 def watch(node: Node) -> None:
