@@ -1,7 +1,9 @@
-"""A make-believe AWS on loopback: moto's server in a process of its own."""
+"""A make-believe AWS: moto's server in a process of its own, on loopback unless it is said."""
 
 from __future__ import annotations
 
+import ipaddress
+import itertools
 import os
 import subprocess
 import sys
@@ -11,22 +13,27 @@ from contextlib import contextmanager
 from tests.helpers import REPOSITORY
 
 REGION = "eu-north-1"
+ACCOUNT = "123456789012"
 UBUNTU = "/aws/service/canonical/ubuntu/server/24.04/stable/current/amd64/hvm/ebs-gp3/ami-id"
 
 
 @contextmanager
-def moto_server() -> Iterator[str]:
-    """Start an empty AWS and yield its URL; it and all it held are gone afterwards."""
+def moto_server(address: str = "127.0.0.1", first_machine: str = "") -> Iterator[str]:
+    """Start an empty AWS and yield its URL; it and all it held are gone afterwards.
+
+    Its machines get the addresses from `first_machine` on, one after the other and none twice.
+    """
     quiet = {"MOTO_CALL_RESET_API": "false", "PYTHONUNBUFFERED": "1"}
     server = subprocess.Popen(
-        [sys.executable, "-m", "tests.cloud.moto"], cwd=REPOSITORY, env={**os.environ, **quiet},
+        [sys.executable, "-m", "tests.cloud.moto", address, *filter(None, [first_machine])],
+        cwd=REPOSITORY, env={**os.environ, **quiet},
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     with server:
         try:
             assert server.stdout is not None
             url = server.stdout.readline().strip()
-            assert url.startswith("http://127.0.0.1:"), f"moto did not start: {url!r}"
+            assert url.startswith(f"http://{address}:"), f"moto did not start: {url!r}"
             yield url
         finally:
             server.kill()
@@ -75,13 +82,35 @@ def _correct() -> None:
     security_groups.SecurityGroupRule.description = property(description)
 
 
+def _place_machines(first: str) -> None:
+    """Give machines the addresses of real hosts; a head's elastic address is the one it has."""
+    from moto.ec2.models import ec2_backends, elastic_ip_addresses, subnets
+
+    free = map(ipaddress.ip_address, itertools.count(int(ipaddress.ip_address(first))))
+
+    def next_address(self, instance):  # type: ignore[no-untyped-def]
+        address = str(next(free))
+        self._subnet_ips[address] = instance
+        return address
+
+    def elastic_address() -> str:
+        machines = ec2_backends[ACCOUNT][REGION].all_instances()
+        [head] = [one for one in machines if tag_of(one, "dto:role") == "head"]
+        return str(head.private_ip)
+
+    def tag_of(machine, key: str) -> str:  # type: ignore[no-untyped-def]
+        return next((tag["value"] for tag in machine.get_tags() if tag["key"] == key), "")
+
+    subnets.Subnet.get_available_subnet_ip = next_address
+    elastic_ip_addresses.random_ip = elastic_address
+
+
 def _offer_ubuntu(url: str) -> None:
     """The image that Canonical publishes, under the parameter that names it."""
     import boto3
     from moto.core.utils import utcnow
     from moto.ssm.models import Parameter, ssm_backends
 
-    account = "123456789012"
     client = boto3.client(
         "ec2",
         endpoint_url=url,
@@ -94,9 +123,9 @@ def _offer_ubuntu(url: str) -> None:
         Name="ubuntu-24.04", RootDeviceName="/dev/sda1", BlockDeviceMappings=[disk]
     )["ImageId"]
     for name in (UBUNTU, UBUNTU.replace("amd64", "arm64")):
-        ssm_backends[account][REGION]._parameters[name].append(
+        ssm_backends[ACCOUNT][REGION]._parameters[name].append(
             Parameter(
-                account_id=account,
+                account_id=ACCOUNT,
                 name=name,
                 value=image,
                 parameter_type="String",
@@ -110,7 +139,7 @@ def _offer_ubuntu(url: str) -> None:
         )
 
 
-def _serve() -> None:
+def _serve(address: str, first_machine: str = "") -> None:
     """Serve until the test that started us is gone, however it went."""
     import logging
 
@@ -120,8 +149,10 @@ def _serve() -> None:
 
     add_placement_groups()
     _correct()
+    if first_machine:
+        _place_machines(first_machine)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server = ThreadedMotoServer(ip_address=address, port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     _offer_ubuntu(f"http://{host}:{port}")
@@ -130,4 +161,4 @@ def _serve() -> None:
 
 
 if __name__ == "__main__":
-    _serve()
+    _serve(*sys.argv[1:])

@@ -67,19 +67,23 @@ class Lab:
     def base(self, release: str) -> Path:
         return image.base(release)
 
-    def add(self, hosts: Sequence[str], *, base: Path | None = None, gpus: int = 0) -> None:
-        """Boot more bare hosts beside those that are there."""
+    def add(
+        self, hosts: Sequence[str], *, base: Path | None = None, gpus: int = 0,
+        first_number: int = 0, prepare: Callable[[Host], None] = lambda host: None,
+    ) -> None:  # fmt: skip
+        """Boot more bare hosts beside those that are there; `prepare` is called before they do."""
         base = base or Path(self._read()["base"])
         record = self._read() | {"base": str(base)}
-        for name in hosts:
+        last = max((host["number"] for host in record["hosts"].values()), default=9)
+        for number, name in enumerate(hosts, first_number or last + 1):
             if name in record["hosts"]:
                 raise LabError(f"{self.name} has a host named {name} already")
-            number = max((host["number"] for host in record["hosts"].values()), default=9) + 1
             record["hosts"][name] = {"number": number, "gpus": gpus, "base": str(base)}
         self._save(record)
         public = (self.directory / "key.pub").read_text()
         for name in hosts:
             self.host(name).create(public)
+            prepare(self.host(name))
         self._write_known_hosts()
         for name in hosts:
             self.start(name, wait=False)

@@ -15,8 +15,8 @@ from tests.lab import image
 from tests.lab.commands import LabError, wait_until
 
 SETUP = REPOSITORY / "scripts/cluster-setup.sh"
-_KEPT = ("PATH", "LANG", "PIP_", "SSL_CERT", "REQUESTS_CA", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
-         "http_proxy", "https_proxy", "no_proxy")  # fmt: skip
+_KEPT = ("PATH", "PYTHONPATH", "LANG", "PIP_", "SSL_CERT", "REQUESTS_CA", "HTTP_PROXY",
+         "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")  # fmt: skip
 
 
 class Operator:
