@@ -52,6 +52,7 @@ module "cluster" {
   public_subnet_cidr          = var.public_subnet_cidr
   private_subnet_cidr         = var.private_subnet_cidr
   availability_zone           = var.availability_zone
+  additional_zones            = var.additional_zones
   existing_vpc_id             = var.existing_vpc_id
   existing_public_subnet_id   = var.existing_public_subnet_id
   existing_private_subnet_id  = var.existing_private_subnet_id

@@ -25,7 +25,7 @@ variable "max_instance_count" {
 }
 
 variable "fallback_instance_types" {
-  description = "Types to take, in this order, where instance_type has no capacity; each with as many GPUs and EFA cards, in the same zone."
+  description = "Types to take, in this order, where instance_type has no capacity; each with as many GPUs and EFA cards, in the same zones."
   type        = list(string)
   default     = []
 }

@@ -33,6 +33,13 @@ variable "availability_zone" {
   default     = null
 }
 
+variable "additional_zones" {
+  description = "More zones to start nodes in, each with the addresses of its own private subnet within vpc_cidr: { \"eu-north-1b\" = \"10.42.128.0/20\" }. Only with EFS and without EFA and a cluster placement group; traffic between zones is slower, and billed."
+  type        = map(string)
+  default     = {}
+  nullable    = false
+}
+
 variable "existing_vpc_id" {
   description = "The network to use where create_vpc = false."
   type        = string

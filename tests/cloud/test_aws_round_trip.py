@@ -162,3 +162,31 @@ def the_start_script_is_one_that_cloud_init_reads(account: Account) -> None:
     helper = base64.b64decode(files["/usr/local/sbin/dto-aws"]["content"])
     compile(helper, "dto-aws", "exec")
     assert [card["InterfaceType"] for card in data["NetworkInterfaces"]] == ["efa"] * 4
+
+
+def test_a_cluster_that_is_there_gets_a_zone_more_and_gives_it_back(
+    root: Terraform, url: str
+) -> None:
+    account = Account(url)
+    answers = ANSWERS.replace("p4d.24xlarge", "g5.xlarge")  # moto has p4d in one zone alone
+    (root.folder / "terraform.tfvars").write_text(f"{answers}enable_efa = false\n")
+    root.apply()
+    more = '-var=additional_zones={"eu-north-1c"="10.42.128.0/20"}'
+    # the template and the group change in their places; nothing that is there is made anew
+    assert "Plan: 3 to add, 2 to change, 0 to destroy." in root.must("plan", more).stdout
+    root.apply(more)
+    assert zones_of(account) == {"eu-north-1b", "eu-north-1c"}
+    (group,) = account.client("autoscaling").describe_auto_scaling_groups()["AutoScalingGroups"]
+    assert group["SuspendedProcesses"][0]["ProcessName"] == "AZRebalance"
+    assert "No changes." in root.must("plan", more).stdout
+    root.apply()
+    assert zones_of(account) == {"eu-north-1b"}
+    root.destroy()
+
+
+def zones_of(account: Account) -> set[str]:
+    """Where the group may start nodes."""
+    (group,) = account.client("autoscaling").describe_auto_scaling_groups()["AutoScalingGroups"]
+    wanted = group["VPCZoneIdentifier"].split(",")
+    found = account.client("ec2").describe_subnets(SubnetIds=wanted)["Subnets"]
+    return {one["AvailabilityZone"] for one in found}

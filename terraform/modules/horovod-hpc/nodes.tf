@@ -54,7 +54,7 @@ resource "aws_launch_template" "node" {
       network_card_index          = network_interfaces.value
       device_index                = network_interfaces.value == 0 ? 0 : 1
       interface_type              = local.has_efa ? "efa" : null
-      subnet_id                   = local.node_subnet
+      subnet_id                   = local.has_more_zones ? null : local.node_subnet # else the group chooses
       security_groups             = [aws_security_group.cluster.id]
       delete_on_termination       = true
       associate_public_ip_address = network_interfaces.value == 0 && local.efa_cards < 2 ? tostring(var.use_public_subnet) : null
@@ -108,11 +108,13 @@ resource "aws_autoscaling_group" "nodes" {
   min_size                  = 0
   max_size                  = local.max_count
   desired_capacity          = var.instance_count
-  vpc_zone_identifier       = [local.node_subnet]
+  vpc_zone_identifier       = local.node_subnets
   health_check_type         = "EC2"
   health_check_grace_period = 600
   # nodes join when the cloud has them; a GPU that is not there for an hour fails no apply
   wait_for_capacity_timeout = "0"
+  # or AWS ends nodes at work to have as many in each zone
+  suspended_processes = local.has_more_zones ? ["AZRebalance"] : null
 
   # Spot instances of a group are bought once and terminated when taken away; it starts new ones.
   mixed_instances_policy {
@@ -148,7 +150,7 @@ resource "aws_autoscaling_group" "nodes" {
     }
   }
 
-  depends_on = [terraform_data.checks, aws_iam_role_policy.host, aws_route.private, aws_route.public]
+  depends_on = [terraform_data.checks, aws_iam_role_policy.host, aws_route.private, aws_route.public, aws_route_table_association.more, aws_efs_mount_target.more]
 
   # the head and dto change how many there are
   lifecycle {

@@ -88,6 +88,56 @@ variable "availability_zone" {
   }
 }
 
+variable "additional_zones" {
+  description = "More zones to start nodes in, each with the addresses of its own private subnet within vpc_cidr: { \"eu-north-1b\" = \"10.42.128.0/20\" }. Only with EFS and without EFA and a cluster placement group; traffic between zones is slower, and billed."
+  type        = map(string)
+  default     = {}
+  nullable    = false
+
+  validation {
+    condition     = alltrue([for zone in keys(var.additional_zones) : startswith(zone, var.region) && zone != var.availability_zone])
+    error_message = "additional_zones must name zones of region, such as eu-north-1b, other than availability_zone."
+  }
+
+  validation {
+    condition = alltrue([for block in values(var.additional_zones) : can(cidrnetmask(block)) && try(
+      tonumber(split("/", block)[1]) <= 28 && tonumber(split("/", block)[1]) >= tonumber(split("/", var.vpc_cidr)[1]) &&
+      cidrhost("${split("/", block)[0]}/${split("/", var.vpc_cidr)[1]}", 0) == cidrhost(var.vpc_cidr, 0),
+    false)])
+    error_message = "additional_zones must give each zone an IPv4 block within vpc_cidr, not smaller than /28."
+  }
+
+  validation {
+    condition = alltrue(flatten([for number, one in values(var.additional_zones) : [
+      for other in concat([var.public_subnet_cidr, var.private_subnet_cidr], slice(values(var.additional_zones), 0, number)) : try(
+        cidrhost("${split("/", one)[0]}/${min(split("/", one)[1], split("/", other)[1])}", 0) !=
+        cidrhost("${split("/", other)[0]}/${min(split("/", one)[1], split("/", other)[1])}", 0),
+      true)
+    ]]))
+    error_message = "additional_zones: the subnets overlap with each other, public_subnet_cidr or private_subnet_cidr; give each its own addresses."
+  }
+
+  validation {
+    condition     = length(var.additional_zones) == 0 || var.shared_storage == "efs"
+    error_message = "additional_zones needs shared_storage = \"efs\": the other filesystems lie in one zone."
+  }
+
+  validation {
+    condition     = length(var.additional_zones) == 0 || var.placement_group_strategy != "cluster"
+    error_message = "additional_zones needs another placement_group_strategy, such as \"none\": a cluster placement group lies in one zone."
+  }
+
+  validation {
+    condition     = length(var.additional_zones) == 0 || var.capacity_type != "reserved"
+    error_message = "additional_zones does not go with capacity_type = \"reserved\": a reservation is of one zone."
+  }
+
+  validation {
+    condition     = length(var.additional_zones) == 0 || (var.create_vpc && !var.use_public_subnet)
+    error_message = "additional_zones needs create_vpc = true and use_public_subnet = false: it makes a private subnet in each zone."
+  }
+}
+
 variable "existing_vpc_id" {
   description = "The network to use where create_vpc = false."
   type        = string
