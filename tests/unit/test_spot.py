@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -11,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from dto.cluster.node import gone, slurm, spot
-from dto.cluster.node.errors import UnreachableError
+from dto.cluster.node.errors import NodeError, UnreachableError
 from dto.cluster.node.metadata import Metadata, Notice, parse_notice
+from dto.cluster.node.trouble import Trouble
 
 NOTICE = '{"action": "terminate", "time": "2026-01-01T12:02:00Z"}'
 AT = 1767268920.0
@@ -149,3 +151,15 @@ def test_only_a_node_that_left_and_stays_silent_is_forgotten():
     assert ripe(549.0, ("left", *others)) == []
     assert ripe(551.0, ("left", *others)) == ["left"]
     assert ripe(600.0, ("taken",)) == ["taken"], "the cloud itself has said so"
+
+
+def test_a_trouble_is_told_when_it_is_new_and_once(caplog: pytest.LogCaptureFixture):
+    trouble = Trouble(logging.getLogger("dto.test"), NodeError)
+    for words in ("no way", "no way", "", "no way", "no bread"):
+        with trouble:
+            if words:
+                raise NodeError(words)
+    assert [entry.message for entry in caplog.records] == ["no way", "no way", "no bread"]
+    assert trouble.words == "no bread"
+    with pytest.raises(KeyError), trouble:
+        raise KeyError("another kind")

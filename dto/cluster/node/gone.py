@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dto.cluster.node import retire, slurm
 from dto.cluster.node.errors import NodeError
 from dto.cluster.node.facts import Node
+from dto.cluster.node.trouble import Trouble
 
 _log = logging.getLogger("dto.gone")
 _EVERY_SECONDS = 5.0
@@ -43,18 +44,13 @@ class Gone:
 def watch(node: Node) -> None:
     """Run for ever, as a thread of the head's service."""
     gone = Gone(node.gone_seconds)
-    trouble = ""
+    trouble = Trouble(_log, NodeError)
     while True:
-        try:
+        with trouble:
             ripe = gone.ripe(slurm.nodes(), lambda one: _is_dead(one, node), time.monotonic())
             # A job that waits for more nodes than SLURM knows is held for good (BadConstraints).
             for one in ripe if not slurm.jobs("--states=PENDING") else ():
                 forget(one)
-            trouble = ""
-        except NodeError as error:
-            if str(error) != trouble:
-                _log.warning("%s", error)
-            trouble = str(error)
         time.sleep(_EVERY_SECONDS)
 
 

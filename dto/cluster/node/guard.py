@@ -24,6 +24,7 @@ from dto.cluster.node.journal import Journal, warn_people
 from dto.cluster.node.members import Guarded, Member
 from dto.cluster.node.retire import Occupant
 from dto.cluster.node.thrift import Action, Standing
+from dto.cluster.node.trouble import Trouble
 
 _log = logging.getLogger("dto.guard")
 PROGRAM = Path(__file__).parents[3]
@@ -245,15 +246,10 @@ def serve(node: Node) -> None:
     """Run until this program is another one; systemd then starts that."""
     began = PROGRAM.stat().st_mtime_ns
     guard = Guard(node, members.read_guarded(), Journal(journal_path(node)))
-    trouble = ""
+    trouble = Trouble(_log, NodeError, OSError)
     while PROGRAM.stat().st_mtime_ns == began:
-        try:
+        with trouble:
             guard.turn()
-            trouble = ""
-        except (NodeError, OSError) as error:
-            if str(error) != trouble:
-                _log.warning("%s", error)
-            trouble = str(error)
         time.sleep(_EVERY_SECONDS)
 
 

@@ -17,6 +17,7 @@ from dto.cluster.node import gone, probes, slurm
 from dto.cluster.node.errors import NodeError
 from dto.cluster.node.facts import Node
 from dto.cluster.node.peer import PeerServer
+from dto.cluster.node.trouble import Trouble
 
 _log = logging.getLogger("dto.head")
 REMOVED = Path("/etc/dto/removed")
@@ -147,16 +148,11 @@ def serve(node: Node) -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     if node.is_replaced and node.is_dynamic:
         threading.Thread(target=gone.watch, args=(node,), daemon=True).start()
-    trouble = ""
+    trouble = Trouble(_log, NodeError)
     for turn in itertools.count():
-        try:
+        with trouble:
             for job_id in hurry():
                 _log.info("job %s, requeued, starts as soon as it fits", job_id)
             for name in wake() if turn % _TURNS_PER_WAKE == 0 else ():
                 _log.info("%s answers again", name)
-            trouble = ""
-        except NodeError as error:
-            if str(error) != trouble:
-                _log.warning("%s", error)
-            trouble = str(error)
         time.sleep(_EVERY_SECONDS)

@@ -17,6 +17,7 @@ from dto.cluster.node.commands import run
 from dto.cluster.node.errors import NodeError, UnreachableError
 from dto.cluster.node.facts import RUN, Node
 from dto.cluster.node.metadata import Metadata, Notice
+from dto.cluster.node.trouble import Trouble
 
 _log = logging.getLogger("dto.spot")
 LEAVING = RUN / "leaving.json"
@@ -34,9 +35,9 @@ def watch(node: Node) -> None:
     """Ask the metadata service for ever; systemd ends us."""
     metadata = Metadata(node.metadata_url)
     left: Notice | None = None
-    trouble, is_warned = "", False
+    trouble, is_warned = Trouble(_log, UnreachableError), False
     while True:
-        try:
+        with trouble:
             notice = metadata.notice(time.time())
             if notice is not None and notice != left:
                 leave(node, notice.words(), notice.at - time.time())
@@ -44,11 +45,6 @@ def watch(node: Node) -> None:
             if not is_warned and metadata.is_at_risk():
                 is_warned = True
                 _log.info("the cloud may soon want this machine back; it stays until a notice")
-            trouble = ""
-        except UnreachableError as error:
-            if str(error) != trouble:
-                _log.warning("%s", error)
-            trouble = str(error)
         time.sleep(_EVERY_SECONDS)
 
 
@@ -71,17 +67,14 @@ def leave(node: Node, why: str, seconds: float) -> str:
     _note(why, time.time() + seconds)
     departure = _Departure(node.name, why)
     until = time.monotonic() + seconds
-    trouble = ""
+    trouble = Trouble(_log, NodeError)
     while True:
-        try:
+        with trouble:
             if departure.step(is_late=time.monotonic() > until - _SPARE_SECONDS):
                 return _told(f"{node.name} is empty")
-        except NodeError as error:
-            if str(error) != trouble:
-                _log.warning("%s", error)
-            trouble = str(error)
         if time.monotonic() > until:
-            return _told(f"time is up, and {node.name} is not empty: {trouble or 'jobs stay'}")
+            why = trouble.words or "jobs stay"
+            return _told(f"time is up, and {node.name} is not empty: {why}")
         time.sleep(_PAUSE_SECONDS)
 
 
