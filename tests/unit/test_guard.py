@@ -246,6 +246,17 @@ def test_as_many_resting_nodes_wake_as_a_job_lacks_those_it_names_first():
     assert [(action.kind, action.name) for action in found] == [("on", "n2"), ("on", "n0")]
 
 
+def test_a_start_that_failed_is_tried_again_later_and_one_that_worked_hinders_no_other():
+    wishes = (Wish("gpu", 1),)
+    for cause, wanted in (("idle", wishes), ("budget", ())):
+        failed = Account(off_at=600.0, cause=cause, tried_at=900.0)
+        assert decided("ok", Standing(N1, failed, False, DOWN), wishes=wanted) == []
+        long_ago = Account(off_at=600.0, cause=cause, tried_at=700.0)
+        assert decided("ok", Standing(N1, long_ago, False, DOWN), wishes=wanted) == ["on"]
+        worked = Account(off_at=950.0, cause=cause, tried_at=900.0)
+        assert decided("ok", Standing(N1, worked, False, DOWN), wishes=wanted) == ["on"]
+
+
 def test_only_jobs_that_lack_nodes_wish_for_some():
     text = "\n".join([
         "gpu|2|Resources", "gpu,cpu|1|ReqNodeNotAvail, UnavailableNodes:n[1-2]",

@@ -102,7 +102,7 @@ def _come_back(node: Standing, guarded: Guarded, now: float) -> list[Action]:
     name, account = node.member.name, node.account
     if node.is_ready and account.is_on and node.is_drained_for("budget", "idle"):
         return [Action("resume", name, "there is budget")]
-    if node.answers or guarded.power_on is None or now - account.tried_at < RETRY_SECONDS:
+    if node.answers or guarded.power_on is None or not _may_try(account, now):
         return []
     was_off = not account.is_on and account.off_at is not None
     if was_off and account.cause == "budget" and not _was_tried(node, guarded):
@@ -113,6 +113,12 @@ def _come_back(node: Standing, guarded: Guarded, now: float) -> list[Action]:
     if is_replaced and node.is_drained_for("budget", "idle"):
         return [Action("forget", name, "another machine is in its place")]
     return []
+
+
+def _may_try(account: Account, now: float) -> bool:
+    """A start that failed is tried again only after a while; one that worked hinders no other."""
+    has_worked = account.off_at is not None and account.off_at > account.tried_at
+    return has_worked or now - account.tried_at >= RETRY_SECONDS
 
 
 def _was_tried(node: Standing, guarded: Guarded) -> bool:
@@ -131,7 +137,7 @@ def _wake(
     actions: list[Action] = []
     asleep = [node for node in nodes if node.account.cause == "idle" and not node.account.is_on
               and not node.answers and not _was_tried(node, guarded)
-              and now - node.account.tried_at >= RETRY_SECONDS]  # fmt: skip
+              and _may_try(node.account, now)]  # fmt: skip
     named = {name for wish in wishes for name in re.findall(r"[\w-]+", wish.reason)}
     asleep.sort(key=lambda node: node.member.name not in named)
     for partition, count in wanted.items():
