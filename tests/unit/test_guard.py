@@ -149,10 +149,20 @@ def test_a_started_machine_counts_from_the_command_and_one_that_never_comes_does
     assert short(rows_for(started, 1500, False)) == [("lost", 1500)]
 
 
-def test_a_new_price_counts_from_now_on_and_who_left_no_more():
+def test_a_new_price_counts_from_now_on():
     assert short(rows_for([row(0, "on", price=9.0)], 300, True)) == [("on", 300)]
-    left = rows_for([row(0, "on", "old", price=9.0)], 300, False)
-    assert short(left) == [("off", 300)] and left[0]["node"] == "old"
+
+
+def test_who_left_the_record_counts_until_it_was_last_seen():
+    rows = [row(0, "on", "old", price=9.0), {"t": 600, "event": "seen", "nodes": ["old"]}]
+    left = rows_for(rows, 90_000, False)
+    assert short(left) == [("off", 600)] and left[0]["node"] == "old"
+    accounts = ledger.read_ledger([*rows, *left])
+    assert ledger.used(accounts, 99_000).hours == {"old": 600 / HOUR}
+    assert rows_for([*rows, *left], 90_005, False) == []
+    assert short(rows_for(rows, 1400, False)) == [("off", 1400)], "a new guard's notes are coarse"
+    fresh = rows_for([row(700, "on", "old", price=9.0)], 90_000, False)
+    assert short(fresh) == [("off", 700)], "never before it went on"
 
 
 # Decisions

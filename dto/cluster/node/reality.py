@@ -43,8 +43,14 @@ def rows_to_add(
     known = {member.name for member in members}
     for name, account in ledger.accounts.items():
         if name not in known and account.is_on:
-            rows.append(_row(moment.now, "off", name, "it left the cluster"))
+            rows.append(_row(_left_at(account, moment.now), "off", name, "it left the cluster"))
     return rows
+
+
+def _left_at(account: Account, now: float) -> float:
+    """Return when it was last seen; that is on disk only now and then, so just now is now."""
+    seen = max(account.last_seen, account.since)
+    return now if now - seen < _GAP else seen
 
 
 def _answering(
