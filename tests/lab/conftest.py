@@ -25,6 +25,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(_HERE):
             item.add_marker("lab")
+            if item.path != first[0] and "provisioned" not in getattr(item, "fixturenames", ()):
+                item.add_marker("own_lab")
             if item.get_closest_marker("timeout") is None:
                 item.add_marker(pytest.mark.timeout(_SECONDS))
 
