@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dto.cluster.ansible_inventory import Operator, write_inventory
+from dto.cluster.cloud import cost
 from dto.cluster.inventory import DtoCluster
 from dto.cluster.outcome import Outcome
 from dto.cluster.playbook import Play, data_folder, run_playbook
@@ -23,6 +24,7 @@ from dto.errors import ClusterError, DtoError, PreflightError
 from dto.runs.files import write_atomic
 
 SUMMARY = "cluster_summary.txt"
+_RETURNS = {"budget": "once there is budget", "idle": "when it is needed"}
 _COPY = 'cd && cat > .cluster_summary.partial && mv -f .cluster_summary.partial "$1"'
 
 
@@ -43,17 +45,21 @@ def provision(
     progress = Progress(terminal.out)
     names = [m.name for m in record.members if m.name not in found.unreachable]
     limit = names if len(names) < len(record.members) else []
-    for name, reason in found.unreachable.items():
-        terminal.warn(f"{name} is left out: {reason}")
+    resting = resting_of(session, found.unreachable)
+    for name in sorted(found.unreachable.keys() - resting.keys()):
+        terminal.warn(f"{name} is left out: {found.unreachable[name]}")
     runner = Runner(session, options, progress, keep_open)
     runner.prepare()
     if session.record.provider == "local" and not options.check:
         _make_shared_folder(session)
     outcome = runner.run("site.yml", limit=limit)
-    left_out = {**found.unreachable, **outcome.unreachable}
+    missing = {**found.unreachable, **outcome.unreachable}
     for remark in outcome.remarks:
         terminal.warn(remark)
     problem = problem_of(outcome, session, record.head.name)
+    if problem is None:
+        resting |= resting_of(session, outcome.unreachable)
+    left_out = {name: reason for name, reason in missing.items() if name not in resting}
     verified: list[str] = []
     if problem is None and not options.check:
         keep_record(session)
@@ -70,6 +76,23 @@ def provision(
         raise problem
     if left_out:
         raise ClusterError(told_left_out(left_out))
+
+
+def resting_of(session: Session, silent: Collection[str]) -> dict[str, str]:
+    """Name those silent hosts that the head's guard itself switched off: all is well with them.
+
+    Where the head has no guard that says so, a host is silent for a reason that nobody knows.
+    """
+    try:
+        off = cost.ask(session)[1].off if silent else {}
+    except DtoError:
+        return {}
+    resting = {name: cause for name, cause in off.items() if name in silent}
+    for name, cause in sorted(resting.items()):
+        back = _RETURNS.get(cause, "by itself")
+        words = f"is switched off by the guard ({cause}); it comes back {back}"
+        session.terminal.say(f"{name} {words}")
+    return resting
 
 
 class Runner:

@@ -31,6 +31,8 @@ class Spent:
     state: str = "ok"
     on: tuple[str, ...] | None = None
     """The machines that are switched on; None where the head does not say."""
+    off: Mapping[str, str] = field(default_factory=dict)
+    """The machines that the guard itself switched off, each with the cause: budget or idle."""
     mere_head: str = ""
     """The head, where it takes no jobs: its hours cost, but are no node-hours."""
 
@@ -83,6 +85,7 @@ def read_report(raw: Mapping[str, Any], mere_head: str = "") -> Spent:
         budget_hours=budget.get("hours"),
         state=str(raw.get("state") or "ok"),
         on=None if running is None else tuple(running),
+        off=raw.get("off") or {},
         mere_head=mere_head,
     )
 

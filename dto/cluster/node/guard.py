@@ -231,6 +231,7 @@ def report(node: Node, guarded: Guarded) -> dict[str, Any]:
                    "idle_minutes": budget.idle_minutes},
         "state": ledger.level(used.share(budget)),
         "on": sorted(name for name, one in accounts.accounts.items() if one.is_on),
+        "off": reality.switched_off(accounts, guarded.members),
     }  # fmt: skip
 
 

@@ -53,6 +53,18 @@ def _left_at(account: Account, now: float) -> float:
     return now if now - seen < _GAP else seen
 
 
+def switched_off(ledger: Ledger, members: Sequence[Member]) -> dict[str, str]:
+    """Return why, of the machines that the guard itself holds off; none that it started in vain."""
+    found = {}
+    for member in members:
+        account = ledger.accounts.get(member.name) or Account()
+        if account.is_on or account.off_at is None or account.cause not in OURS:
+            continue
+        if account.is_starting or account.tried_at <= account.off_at:
+            found[member.name] = account.cause
+    return found
+
+
 def _answering(
     account: Account, member: Member, moment: Moment, boot: Callable[[Member], float]
 ) -> list[Row]:
