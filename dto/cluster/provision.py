@@ -24,6 +24,7 @@ from dto.errors import ClusterError, DtoError, PreflightError
 from dto.runs.files import write_atomic
 
 SUMMARY = "cluster_summary.txt"
+_OF_THE_CLOUD = ("dto: spot", "dto: gone")
 _RETURNS = {"budget": "once there is budget", "idle": "when it is needed"}
 _COPY = 'cd && cat > .cluster_summary.partial && mv -f .cluster_summary.partial "$1"'
 
@@ -79,20 +80,37 @@ def provision(
 
 
 def resting_of(session: Session, silent: Collection[str]) -> dict[str, str]:
-    """Name those silent hosts that the head's guard itself switched off: all is well with them.
+    """Name those silent hosts with which all is well: the guard or the cloud switched them off.
 
-    Where the head has no guard that says so, a host is silent for a reason that nobody knows.
+    Where the head does not say so, a host is silent for a reason that nobody knows.
     """
-    try:
-        off = cost.ask(session)[1].off if silent else {}
-    except DtoError:
-        return {}
-    resting = {name: cause for name, cause in off.items() if name in silent}
+    resting = {name: cause for name, cause in _held_off(session, silent).items() if name in silent}
     for name, cause in sorted(resting.items()):
         back = _RETURNS.get(cause, "by itself")
         words = f"is switched off by the guard ({cause}); it comes back {back}"
         session.terminal.say(f"{name} {words}")
+    for name in sorted(_taken(session, set(silent) - set(resting))):
+        resting[name] = "cloud"
+        comes = "the head starts it again" if session.record.provider == "nebius" else _LEAVES
+        session.terminal.say(f"{name} was taken by the cloud; {comes}")
     return resting
+
+
+_LEAVES = "it leaves the cluster by itself, and another machine comes in its place"
+
+
+def _held_off(session: Session, silent: Collection[str]) -> Mapping[str, str]:
+    try:
+        return cost.ask(session)[1].off if silent else {}
+    except DtoError:
+        return {}
+
+
+def _taken(session: Session, silent: Collection[str]) -> set[str]:
+    """Return those whom SLURM lets go because of a notice, or since their machines are no more."""
+    states = states_of(session) if silent and session.record.provider != "metal" else {}
+    gone = [state for state in states.values() if state.reason.startswith(_OF_THE_CLOUD)]
+    return {state.name for state in gone if "DRAIN" in state.state.upper()} & set(silent)
 
 
 class Runner:

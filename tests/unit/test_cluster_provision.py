@@ -10,9 +10,11 @@ from typing import Any, BinaryIO
 
 import pytest
 
+from dto.cluster import provision
 from dto.cluster.provision import resting_of
 from dto.cluster.session import Session
 from dto.cluster.state import ClusterState
+from dto.cluster.status import NodeStatus
 from dto.remote.local import LocalHost
 from tests.unit.cluster_records import record
 
@@ -75,3 +77,29 @@ def test_without_a_guard_that_explains_it_a_silent_host_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, code: int
 ) -> None:
     assert resting(tmp_path, monkeypatch, answer, code) == ({}, "")
+
+
+def test_what_the_cloud_has_taken_is_said_in_a_line_and_not_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = Reader()
+    monkeypatch.setattr(provision, "states_of", lambda session: {one.name: one for one in SEEN})
+    session = Near(ClusterState("lab", tmp_path), record(provider="aws"), reader)
+    silent = ["lab-001", "lab-002", "lab-003"]
+    assert resting_of(session, silent) == {"lab-001": "cloud"}
+    line = "lab-001 was taken by the cloud; it leaves the cluster by itself, and another machine"
+    assert reader.out.getvalue() == f"{line} comes in its place\n"
+    metal = Near(ClusterState("lab", tmp_path), record(), reader)
+    assert resting_of(metal, silent) == {}
+
+
+def _seen(name: str, state: str, reason: str) -> NodeStatus:
+    return NodeStatus(name, state, "10.0.0.2", (), 1, 0, 1, 0, 0, reason)
+
+
+SEEN = (
+    _seen("lab-001", "DOWN+DRAIN", "dto: gone: the cloud has taken i-1"),
+    _seen("lab-002", "DOWN+DRAIN", "a new fan"),
+    _seen("lab-003", "DOWN*", "Not responding"),
+    _seen("lab-009", "DOWN+DRAIN", "dto: spot notice: terminate"),
+)
