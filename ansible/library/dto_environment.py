@@ -28,16 +28,8 @@ options:
   python: {description: The Python to build with., type: path, required: true}
   requirements: {description: What pip installs., type: list, elements: str, default: []}
   wheel: {description: A wheel that is installed last., type: path}
-  without:
-    description: Requirements of the wheel that are left out.
-    type: list
-    elements: str
-    default: []
-  extras:
-    description: Extras of the wheel that are installed, too; only together with O(without).
-    type: list
-    elements: str
-    default: []
+  without: {description: Its needs that are left out., type: list, elements: str, default: []}
+  extras: {description: "With O(without), extras of it.", type: list, elements: str, default: []}
   layers:
     description: Environments whose packages are seen in this one.
     type: list
@@ -100,12 +92,10 @@ def normal(name: str) -> str:
 def needs(metadata: str, without: list, extras: list) -> list:
     """Return the requirements in a wheel's METADATA, with some extras and without some names."""
     lines = (line[15:] for line in metadata.splitlines() if line.startswith("Requires-Dist: "))
-    found = []
-    for line in lines:
-        extra = re.search(r"""\s*(?:;|and)\s*extra == ['"]([\w.-]+)['"]\s*$""", line)
-        plain = line[: extra.start()] if extra and extra[1] in extras else line
-        if "extra ==" not in plain:
-            found.append(plain.strip())
+    names = "|".join(map(re.escape, extras)) or "^"
+    asked = re.compile(rf"""\s*(?:;|and)\s*extra == ['"](?:{names})['"]\s*$""")
+    plain = (asked.sub("", line).strip() for line in lines)
+    found = [text for text in plain if "extra ==" not in text]
     left_out = {normal(name) for name in without}
     return [text for text in found if normal(re.match(r"[\w.-]+", text)[0]) not in left_out]
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from dto.cluster.inventory import DtoCluster
 from dto.cluster.inventory_hosts import Host as Member
+from dto.cluster.provision import with_joined
 from dto.cluster.session import Session
 from dto.cluster.status import ClusterStatus, NodeStatus, ask
 from dto.errors import ClusterError
@@ -68,6 +69,7 @@ class Examined:
 
 def examine(session: Session) -> list[Finding]:
     """Look at every host side by side, then at what the controller says of them."""
+    session = with_joined(session)
     record = session.record
     members = list(record.members)
     with ThreadPoolExecutor(max_workers=16) as pool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from dto.cluster.ansible_inventory import Operator, write_inventory
 from dto.cluster.cloud import cost
+from dto.cluster.cloud.running import is_enrolled
 from dto.cluster.inventory import DtoCluster
 from dto.cluster.outcome import Outcome
 from dto.cluster.playbook import Play, data_folder, run_playbook
@@ -258,12 +259,20 @@ def record_on_head(session: Session) -> DtoCluster | None:
     return load_record(fetched)
 
 
-def with_joined(session: Session) -> Session:
-    """Return the session with the nodes that have joined by themselves meanwhile."""
+def with_joined(session: Session, *, drops: bool = True) -> Session:
+    """Return the session with the nodes that have joined by themselves meanwhile.
+
+    Where the head enrols, machines of the cloud that it has let go of are no nodes any more.
+    """
     theirs = record_on_head(session)
     record = session.record
     if theirs is None or theirs.name != record.name:
         return session
+    if drops and is_enrolled(theirs):
+        names = {node.name for node in theirs.nodes}
+        for node in record.nodes:
+            if node.instance_id and node.name not in names:
+                record = record.without_node(node.name)
     known = {place for member in record.members for place in (member.name, member.address)}
     for node in theirs.nodes:
         if node.name not in known and node.address not in known:

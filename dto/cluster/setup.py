@@ -100,7 +100,7 @@ def _look(
     session = Session(state, drafted.record, terminal)
     accepts = asked.reach.accept_new_host_keys
     session, found = session.look(accepts=accepts)
-    joined = with_joined(session)
+    joined = with_joined(session, drops=False)  # what Terraform names may be new to the head
     if len(joined.record.nodes) > len(session.record.nodes):
         session, found = joined.look(accepts=accepts)
     if not asked.master_ip:
