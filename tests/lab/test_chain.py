@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,11 +21,12 @@ import yaml
 from tests.cloud import moto, terraform
 from tests.lab.cloud import Cloud
 from tests.lab.cluster import Cluster
+from tests.lab.commands import wait_until
 from tests.lab.image import LOGIN
 from tests.lab.lab import Lab, Labs
 from tests.lab.operator import Operator
 
-pytestmark = [pytest.mark.cloud, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cloud, pytest.mark.timeout(900)]
 NAME = "chain"
 Done = subprocess.CompletedProcess[str]
 
@@ -56,6 +58,13 @@ class Chain:
         """dto cluster COMMAND FOLDER WORDS"""
         return self.cluster.dto("cluster", command, str(self.folder), *words, timeout=timeout)
 
+    def wait_without_drift(self) -> None:
+        """Wait until the cloud, the head's record and SLURM agree."""
+        until = time.monotonic() + 150
+        while (seen := self.type("drift")).returncode:
+            assert time.monotonic() < until, seen.stdout + seen.stderr
+            time.sleep(3)
+
     def node_name(self, identity: str) -> str:
         """The name that an instance has in SLURM."""
         return f"{NAME}-cpu-{identity[-8:]}"
@@ -68,7 +77,7 @@ def chain(labs: Labs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chai
         cluster = Cluster(lab, home, name=NAME, head="head", workers=())
         cluster.operator = CloudOperator(home, cloud)
         folder = root_of(lab, tmp_path_factory.mktemp("folder"))
-        made = cluster.dto("cluster", "up", str(folder), "--yes", "--wait", "120", timeout=500)
+        made = cluster.dto("cluster", "up", str(folder), "--yes", "--wait", "120", timeout=700)
         cloud.check()
         assert made.returncode == 0, made.stdout[-5000:] + made.stderr[-3000:]
         yield Chain(lab, cloud, cluster, folder, made)
@@ -111,6 +120,35 @@ def test_nothing_has_drifted(chain: Chain) -> None:
     done = chain.type("drift")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "no drift" in done.stdout
+
+
+def test_the_head_brings_in_what_the_scaling_group_starts(chain: Chain) -> None:
+    cluster, cloud = chain.cluster, chain.cloud
+    [first] = cloud.nodes()
+    run = cluster.steady("-N", "1", name="calm")
+    cloud.scale(2)
+    wait_until(lambda: len(cloud.nodes()) == 2, "a second machine", timeout=60)
+    second = next(chain.node_name(one) for one in cloud.nodes() if one != first)
+    cluster.wait_idle_or_busy(second, timeout=300)
+    ended = cluster.ended(run)
+    assert (ended["state"], ended["attempt"]) == ("COMPLETED", 1), "the job was disturbed"
+    chain.wait_without_drift()
+
+
+def test_a_machine_that_the_cloud_takes_is_replaced_and_its_job_goes_on(chain: Chain) -> None:
+    cluster, cloud = chain.cluster, chain.cloud
+    names = {chain.node_name(one): one for one in cloud.nodes()}
+    cluster.wait_idle(*names)
+    run = cluster.steady("-N", "1", name="taken")
+    cluster.at_step(run, 10)
+    lost = cluster.on_head("squeue --noheader --format=%N").stdout.strip()
+    cloud.terminate(names[lost])
+    ended = cluster.ended(run)
+    assert ended["state"] == "COMPLETED" and ended["attempt"] > 1, cluster.logs(run)
+    assert cluster.weights("taken") == cluster.weights("calm")
+    wait_until(lambda: lost not in cluster.nodes(), f"SLURM to forget {lost}", timeout=120)
+    wait_until(lambda: len(cluster.nodes()) == 2, "a node in its place", timeout=300)
+    chain.wait_without_drift()
 
 
 def test_down_lets_a_job_save_and_leaves_nothing(chain: Chain) -> None:
