@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from dto.cluster.cloud import enrol, nebius
-from dto.cluster.cloud.running import Running, is_enrolled, newcomers
+from dto.cluster.cloud.running import Running, is_enrolled, newcomers, parting
 from dto.cluster.inventory import DtoCluster
+from dto.cluster.status import NodeStatus
 from dto.errors import ConfigError
 from tests.unit.cluster_records import public_key, record
 
@@ -142,3 +143,28 @@ def test_a_machine_with_the_address_of_another_is_told_and_left_out() -> None:
     machine = nebius.Machine("lab-009", "10.0.0.2", "cpu-d3/4vcpu-16gb", False)
     with pytest.raises(ConfigError, match="10.0.0.2"):
         nebius.with_machine(record(), machine, [public_key(2)])
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "step"),
+    [
+        ("IDLE", "", "mark"),
+        ("DOWN+NOT_RESPONDING", "Not responding", "mark"),
+        ("DOWN+DRAIN", "dto: spot notice: terminate at 12:02:00 UTC", "mark"),
+        ("IDLE+DRAIN", "dto: health: the clock is wrong", "mark"),
+        ("DOWN+DRAIN", "a new fan", "mark"),
+        ("DOWN+DRAIN", "dto: gone: the cloud has taken i-1", ""),
+        ("DOWN+DRAIN", "dto: idle: no job for too long", ""),
+        ("DOWN+DRAIN", "dto: budget: it is used up", ""),
+    ],
+)
+def test_slurm_is_told_once_of_a_machine_that_is_no_more(
+    state: str, reason: str, step: str
+) -> None:
+    node = NodeStatus("lab-001", state, "10.0.0.2", (), 1, 0, 1, 0, 0, reason)
+    assert parting(node, has_heir=False) == step
+    assert parting(node, has_heir=True) == "delete", "another machine would answer for it"
+
+
+def test_a_machine_that_slurm_has_forgotten_leaves_the_record() -> None:
+    assert parting(None, has_heir=False) == parting(None, has_heir=True) == "drop"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dto.cluster.cloud import aws
-from dto.cluster.cloud.running import Running, newcomers, seen_from
+from dto.cluster.cloud.running import Running, newcomers, parting, seen_from
 from dto.cluster.inventory import DtoCluster
 from dto.cluster.inventory_hosts import Node
 from dto.cluster.progress import Progress
@@ -158,21 +158,16 @@ class Enroller:
         for node in running.gone:
             if node.name not in self._missing:
                 continue
-            state = in_slurm.get(node.name)
-            if state is None:
+            step = parting(in_slurm.get(node.name), has_heir=node.address in taken)
+            if step == "drop":
                 keep_without(node.name)
                 self._terminal.say(f"{node.name} ({node.instance_id}) is gone")
-            elif node.address in taken:  # another machine answers there: it must not vouch for it
-                _mark_gone(head, node)
-                _change(head, "delete", f"nodename={node.name}")
-            elif not _has_left(state):
+            if step in ("mark", "delete"):
                 self._terminal.say(f"the cloud has taken {node.name} ({node.instance_id})")
                 _mark_gone(head, node)
+            if step == "delete":
+                _change(head, "delete", f"nodename={node.name}")
         self._missing = missing
-
-
-def _has_left(state: NodeStatus) -> bool:
-    return "DRAIN" in state.state.upper() and state.reason.startswith("dto:")
 
 
 def _mark_gone(head: Host, node: Node) -> None:

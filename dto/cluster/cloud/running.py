@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from dto.cluster.cloud import aws, nebius
 from dto.cluster.inventory import DtoCluster
 from dto.cluster.inventory_hosts import Node
+from dto.cluster.status import NodeStatus
 from dto.errors import ConfigError
 from dto.remote.host import Host
 
@@ -96,6 +98,24 @@ def newcomers(
             or _has_other_keys(record, running.record, node.address)
         )
     ]
+
+
+def parting(state: NodeStatus | None, *, has_heir: bool) -> Literal["drop", "delete", "mark", ""]:
+    """Return how to part from a machine that is no more, given what SLURM says of its node.
+
+    Marked ones are forgotten by the head's other service once no job waits for so many nodes; one
+    whose address another machine has must go at once, or that would answer for it. What the guard
+    holds off it needs to know, to wake something in its place.
+    """
+    if state is None:
+        return "drop"
+    if has_heir:
+        return "delete"
+    is_settled = "DRAIN" in state.state.upper() and state.reason.startswith(_SETTLED)
+    return "" if is_settled else "mark"
+
+
+_SETTLED = ("dto: gone", "dto: budget", "dto: idle")
 
 
 def _has_other_keys(old: DtoCluster, new: DtoCluster, place: str) -> bool:
