@@ -15,7 +15,7 @@ from dto.remote.host import Host
 
 @dataclass(frozen=True)
 class Running:
-    """`record` is a cluster's without what is gone, with what runs and has told its host keys."""
+    """`record` is a cluster's with what runs and has told its host keys."""
 
     record: DtoCluster
     names: frozenset[str] = frozenset()
@@ -48,10 +48,12 @@ def seen_from(head: Host, record: DtoCluster) -> Running:
 
 def _on_aws(record: DtoCluster) -> Running:
     living = aws.living(record)
-    gone = [node for node in record.nodes if node.instance_id and node.instance_id not in living]
-    for node in gone:
-        record = record.without_node(node.name)
     wanted, found = aws.instances_of(record)
+    gone = [node for node in record.nodes if node.instance_id and node.instance_id not in living]
+    heirs = {one.address for one in found}
+    for node in gone:
+        if node.address in heirs:  # the others the guard may need to know
+            record = record.without_node(node.name)
     keys = aws.published_keys(record)
     ready = [one for one in found if keys.get(one.instance_id)]
     group = aws.group_of(record)
