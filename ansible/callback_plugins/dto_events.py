@@ -64,7 +64,8 @@ class CallbackModule(CallbackBase):
             self._tell_failure("failed", result)
 
     def v2_runner_on_unreachable(self, result: Any) -> None:
-        self._tell_failure("unreachable", result)
+        if not result._task.ignore_unreachable:
+            self._tell_failure("unreachable", result)
 
     def _tell_failure(self, event: str, result: Any) -> None:
         facts = {key: result._result[key] for key in _KEPT if key in result._result}

@@ -111,6 +111,21 @@ def test_a_secret_stays_out_of_events_and_log(play: Any, tmp_path: Path) -> None
     assert "hunter2" not in str(seen) + job.log.read_text()
 
 
+def test_an_unreachable_host_that_does_not_matter_is_no_trouble(play: Any) -> None:
+    text = """
+        vars: {ansible_connection: ssh, ansible_port: 1, ansible_host: 127.0.0.1}
+        tasks:
+          - name: Tell the others
+            ansible.builtin.command: "true"
+            delegate_to: "{{ item }}"
+            loop: [other]
+            ignore_unreachable: true
+          - {name: Go on, ansible.builtin.debug: {msg: done}}
+    """
+    outcome = run_playbook(play(text, limit=["here"]))
+    assert outcome.is_fine and outcome.said == ["done"]
+
+
 def test_an_unreachable_host_is_left_out_and_the_others_go_on(play: Any) -> None:
     job = play("tasks: [{ansible.builtin.command: 'true'}]")
     text = job.inventory.read_text()
