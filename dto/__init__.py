@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from dto.distributed_trainer import DistributedTrainer, create_distributed_trainer
     from dto.runtime.data_parallel import no_sync
     from dto.runtime.distribute import distribute
+    from dto.runtime.pipeline import Pipeline
     from dto.telemetry import log
 
 __version__ = "0.1.0"
 __all__ = [
     "DistributedTrainer",
+    "Pipeline",
     "__version__",
     "create_distributed_trainer",
     "distribute",
@@ -26,6 +28,7 @@ __all__ = [
 
 _HOMES = {
     "DistributedTrainer": "dto.distributed_trainer",
+    "Pipeline": "dto.runtime.pipeline",
     "create_distributed_trainer": "dto.distributed_trainer",
     "distribute": "dto.runtime.distribute",
     "log": "dto.telemetry",

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import logging
 from itertools import zip_longest
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 from torch.utils.data import DataLoader
 
 from dto.errors import WorldError
-from dto.runtime.transport import Transport
 
 log = logging.getLogger(__name__)
+
+
+class Gatherer(Protocol):
+    """A transport, or a part of the ranks."""
+
+    def all_gather_object(self, value: Any) -> list[Any]:
+        """Everybody's value, by rank."""
 
 
 def describe_model(model: nn.Module) -> list[str]:
@@ -32,7 +38,7 @@ def describe_data(loader: DataLoader[Any]) -> str:
         return "a stream of samples"
 
 
-def require_same(transport: Transport, what: str, mine: list[str]) -> None:
+def require_same(transport: Gatherer, what: str, mine: list[str]) -> None:
     """Raise on every rank if any has other lines than rank 0.
 
     All compare with rank 0, so that all blame the same one.

@@ -1,0 +1,245 @@
+"""Carries out one stage's actions: receive, compute, send on, with as little waiting as can be."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from dto.errors import ConfigError, WorldError
+from dto.runtime.pipeline.links import Links, Message, Shape, UnderWay, What
+from dto.runtime.pipeline.schedule import Action, Kind, make_plan
+from dto.runtime.pipeline.simulation import GRADIENTS_AHEAD
+
+Tensors = tuple[torch.Tensor, ...]
+
+
+class _Entry(torch.autograd.Function):
+    """Where a received tensor enters the graph: no leaf, so that a layer may change it in place."""
+
+    @staticmethod
+    def forward(ctx: Any, stub: torch.Tensor, value: torch.Tensor, gradients: Any) -> torch.Tensor:
+        ctx.gradients = gradients
+        ctx.mark_dirty(value)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[None, None, None]:
+        ctx.gradients.append(gradient)
+        return None, None, None
+
+
+@dataclass
+class _Held:
+    """What stays of a micro-batch between forward and backward."""
+
+    outputs: Tensors
+    shapes: list[Shape]
+    """Of the inputs that want a gradient."""
+    gradients: list[list[torch.Tensor]]
+    """And what backward left for each: one, or none where it was not used."""
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """A slice of the batch; `share` is its part of the batch's samples."""
+
+    inputs: Tensors
+    targets: Any
+    share: float
+
+    @property
+    def key(self) -> str:
+        """What the shapes of all activations depend on; the same on all stages."""
+        return str([tuple(value.shape) for value in self.inputs])
+
+
+class Engine(Protocol):
+    """Takes a batch forward and backward through this rank's chunks."""
+
+    def run(self, micro_batches: Sequence[MicroBatch]) -> float:
+        """Add up gradients; return the batch's loss on the last stage, 0 elsewhere."""
+
+
+class StageEngine:
+    """dto's own engine.
+
+    `peak_activations` counts the micro-batches that were forward and not yet backward at once,
+    the memory that a schedule is chosen for: at most stages - stage in 1F1B.
+    """
+
+    def __init__(
+        self,
+        links: Links,
+        chunks: Sequence[Sequence[nn.Module]],
+        loss: Callable[..., torch.Tensor],
+        micro_batches: int,
+        schedule: str,
+    ) -> None:
+        self._links, self._chunks, self._loss = links, chunks, loss
+        plan = make_plan(links.stages, micro_batches, schedule, len(chunks))
+        self._actions = plan[links.stage]
+        self._last = links.stages * len(chunks) - 1
+        # shapes that come and go, by part and micro-batch's key; sent once
+        self._shapes: dict[tuple[int, str], list[Shape]] = {}
+        self._told: dict[tuple[int, str], list[Shape]] = {}
+        self.peak_activations = 0
+
+    def run(self, micro_batches: Sequence[MicroBatch]) -> float:
+        self._batch = micro_batches
+        self._total = 0.0
+        self._held: dict[Action, _Held] = {}
+        self._posted: dict[Action, UnderWay] = {}
+        self._activations: dict[Action, UnderWay] = {}
+        self._gradients: deque[UnderWay] = deque()
+        self._texts: list[UnderWay] = []
+        self._agree_on_batch()
+        for action, following in zip(self._actions, (*self._actions[1:], None), strict=True):
+            if following is not None:
+                self._post(following)
+            if action.kind is Kind.FORWARD:
+                self._forward(action)
+            else:
+                self._backward(action)
+        for sent in (*self._activations.values(), *self._gradients, *self._texts):
+            sent.wait()
+        return self._total
+
+    def _agree_on_batch(self) -> None:
+        """Another batch on another stage would hang or mislead: each tells the next its shapes."""
+        mine = [micro_batch.key for micro_batch in (self._batch[0], self._batch[-1])]
+        stage = self._links.stage
+        if stage + 1 < self._links.stages:
+            self._texts.append(self._links.send_text(Message(What.BATCH, stage + 1), mine))
+        if stage:
+            theirs = self._links.receive_text(Message(What.BATCH, stage - 1))
+            if theirs != mine:
+                raise WorldError(
+                    f"stage {stage} got another batch than stage {stage - 1}: micro-batches of"
+                    f" {mine[0]} instead of {theirs[0]}; give every rank of a pipeline the same"
+                )
+
+    # actions
+
+    def _forward(self, action: Action) -> None:
+        part, micro_batch = self._part(action), self._batch[action.micro_batch]
+        held = _Held((), [], [])
+        inputs = self._enter(action, held) if part else micro_batch.inputs
+        outputs = run_layers(self._chunks[action.chunk], inputs)
+        if part == self._last:
+            output = outputs[0] if len(outputs) == 1 else outputs
+            loss = self._loss(output, micro_batch.targets) * micro_batch.share
+            self._total += float(loss.detach())
+            outputs = (loss,)
+        else:
+            self._send_on(action, outputs)
+        held.outputs = outputs
+        self._held[action] = held
+        self.peak_activations = max(self.peak_activations, len(self._held))
+
+    def _backward(self, action: Action) -> None:
+        part = self._part(action)
+        gradients = self._receive(action) if part < self._last else [None]
+        forward = Action(Kind.FORWARD, action.micro_batch, action.chunk)
+        held = self._held.pop(forward)
+        if forward in self._activations and gradients:
+            self._activations.pop(forward).wait()  # a gradient came of it, so it had arrived
+        ends = [output for output in held.outputs if output.requires_grad]
+        if ends:
+            torch.autograd.backward(ends, gradients)
+        if part:
+            pairs = zip(held.shapes, held.gradients, strict=True)
+            backward = [g[0] if g else torch.zeros(s.sizes, dtype=s.dtype) for s, g in pairs]
+            name = self._name(What.GRADIENT, action, -1)
+            self._gradients.append(self._links.send(name, backward))
+            while len(self._gradients) > GRADIENTS_AHEAD:
+                self._gradients.popleft().wait()
+
+    # messages
+
+    def _part(self, action: Action) -> int:
+        return action.chunk * self._links.stages + self._links.stage
+
+    def _name(self, what: What, action: Action, step: int) -> Message:
+        """A message to the part after (1) or before (-1) this one."""
+        part = self._part(action) + step
+        return Message(what, part % self._links.stages, action.micro_batch, part)
+
+    def _coming(self, action: Action) -> Message:
+        """The message that the action needs."""
+        part = self._part(action)
+        forward = action.kind is Kind.FORWARD
+        what, peer = (What.ACTIVATION, part - 1) if forward else (What.GRADIENT, part + 1)
+        return Message(what, peer % self._links.stages, action.micro_batch, part)
+
+    def _post(self, action: Action) -> None:
+        """Begin to receive what the next action needs, where its shapes are known already."""
+        ends = 0 if action.kind is Kind.FORWARD else self._last
+        if self._part(action) == ends or self._links.stages == 1:
+            return
+        shapes = self._expected(action)
+        if shapes is not None:
+            self._posted[action] = self._links.receive(self._coming(action), shapes)
+
+    def _expected(self, action: Action) -> list[Shape] | None:
+        if action.kind is Kind.FORWARD:
+            key = self._batch[action.micro_batch].key
+            return self._shapes.get((self._part(action), key))
+        held = self._held.get(Action(Kind.FORWARD, action.micro_batch, action.chunk))
+        return [Shape.of(o) for o in held.outputs if o.requires_grad] if held else None
+
+    def _receive(self, action: Action) -> list[torch.Tensor]:
+        shapes = self._expected(action)
+        if shapes is None:
+            part, key = self._part(action), self._batch[action.micro_batch].key
+            coming = self._coming(action)
+            name = Message(What.SHAPES, coming.peer, coming.number, part)
+            shapes = self._shapes[part, key] = self._links.receive_shapes(name)
+        posted = self._posted.pop(action, None)
+        return (posted or self._links.receive(self._coming(action), shapes)).wait()
+
+    def _enter(self, action: Action, held: _Held) -> Tensors:
+        """Receive what a forward needs and make it part of the graph."""
+        entered = []
+        tensors = self._receive(action)
+        for tensor, shape in zip(tensors, self._expected(action) or [], strict=True):
+            if shape.has_gradient:
+                held.shapes.append(shape)
+                held.gradients.append([])
+                stub = torch.empty(0, requires_grad=True)
+                tensor = _Entry.apply(  # type: ignore[no-untyped-call]
+                    stub, tensor, held.gradients[-1]
+                )
+            entered.append(tensor)
+        return tuple(entered)
+
+    def _send_on(self, action: Action, outputs: Tensors) -> None:
+        """Send activations; before the first of a kind, their shapes."""
+        if not all(isinstance(output, torch.Tensor) for output in outputs):
+            kinds = ", ".join(sorted({type(output).__name__ for output in outputs}))
+            raise ConfigError(f"a stage hands on a tensor or a tuple of tensors, not {kinds}")
+        shapes = [Shape.of(output) for output in outputs]
+        key = self._batch[action.micro_batch].key
+        known = self._told.setdefault((self._part(action), key), shapes)
+        if known is shapes:
+            name = self._name(What.SHAPES, action, 1)
+            self._texts.append(self._links.send_shapes(name, shapes))
+        elif known != shapes:
+            raise WorldError(
+                f"stage {self._links.stage} made {shapes} of an input of which it made {known}"
+                " before: in a pipeline, shapes may depend on the input's shape alone"
+            )
+        sent = self._links.send(self._name(What.ACTIVATION, action, 1), outputs)
+        self._activations[action] = sent
+
+
+def run_layers(layers: Sequence[nn.Module], values: Tensors) -> Tensors:
+    """Call one layer with the output of the other, as nn.Sequential does: a tuple stays one."""
+    value: Any = values[0] if len(values) == 1 else values
+    for layer in layers:
+        value = layer(value)
+    return value if isinstance(value, tuple) else (value,)

@@ -1,0 +1,123 @@
+"""Real ranks, each with a stage of the model, compute what one process computes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from dto.runtime.pipeline.schedule import make_plan, peak_in_flight
+from tests.helpers import PROGRAMS
+from tests.processes.test_runtime_ranks import environments
+
+pytestmark = pytest.mark.process
+Results = list[dict[str, Any]]
+SCHEDULES = ("gpipe", "1f1b", "interleaved")
+NUMBERS = ("sgd torch.float64", "adamw torch.float64", "adamw torch.float32")
+
+
+@pytest.fixture(scope="module")
+def results() -> Results:
+    """Three ranks run every case once; by rank."""
+    command = [sys.executable, "-W", "error", str(PROGRAMS / "pipeline.py")]
+    ranks = [
+        subprocess.Popen(
+            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for env in environments("gloo", 3, 0)
+    ]
+    try:
+        outputs = [rank.communicate(timeout=100) for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert [rank.returncode for rank in ranks] == [0] * 3, [err for _, err in outputs]
+    return [json.loads(out.splitlines()[-1]) for out, _ in outputs]
+
+
+def matrix(results: Results, stages: int) -> Results:
+    return [rank[f"{stages} stages"] for rank in results[:stages]]
+
+
+@pytest.mark.parametrize("stages", [2, 3])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("numbers", NUMBERS)
+def test_stages_equal_one_process_after_uneven_batches(
+    results: Results, stages: int, schedule: str, numbers: str
+) -> None:
+    tolerance = 1e-10 if "float64" in numbers else 1e-5
+    for rank in matrix(results, stages):
+        parameters, losses, *_ = rank[f"{schedule} {numbers}"]
+        assert parameters <= tolerance
+        assert losses <= tolerance
+
+
+@pytest.mark.parametrize("stages", [2, 3])
+@pytest.mark.parametrize("numbers", NUMBERS)
+def test_all_schedules_give_the_same_bits_and_every_parameter(
+    results: Results, stages: int, numbers: str
+) -> None:
+    whole: list[dict[str, str]] = []
+    for schedule in SCHEDULES:
+        parts = [rank[f"{schedule} {numbers}"][2] for rank in matrix(results, stages)]
+        whole.append({name: bits for part in parts for name, bits in part.items()})
+        assert sum(map(len, parts)) == 10  # each parameter on one stage
+    assert len(whole[0]) == 10
+    assert whole[0] == whole[1] == whole[2]
+
+
+@pytest.mark.parametrize("stages", [2, 3])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_stage_holds_no_more_activations_than_its_plan_says(
+    results: Results, stages: int, schedule: str
+) -> None:
+    plan = make_plan(stages, 6, schedule, 2 if schedule == "interleaved" else 1)
+    held = [rank[f"{schedule} sgd torch.float64"][3] for rank in matrix(results, stages)]
+    assert held == [peak_in_flight(actions) for actions in plan]
+    if schedule == "1f1b":
+        assert held == [stages - stage for stage in range(stages)]
+
+
+@pytest.mark.parametrize("number", range(len(SCHEDULES)), ids=SCHEDULES)
+def test_tied_weights_get_both_gradients_and_stay_equal(results: Results, number: int) -> None:
+    found = [rank["tied"][number] for rank in results]
+    assert all(distance <= 1e-10 for distance, _ in found)
+    copies = [bits for _, bits in found if bits]
+    assert len(copies) == 2 and copies[0] == copies[1]
+
+
+def test_torchs_own_pipeline_gives_the_same_under_the_same_interface(results: Results) -> None:
+    for rank in results:
+        assert max(rank["torch"]) <= 1e-10
+
+
+def test_a_stage_may_begin_by_changing_its_input_in_place(results: Results) -> None:
+    for rank in results:
+        distance, begins = rank["in place"]
+        assert distance <= 1e-10 and begins == [0, 1, 3]
+
+
+def test_a_frozen_first_stage_gets_no_gradients(results: Results) -> None:
+    assert [max(rank["frozen"]) <= 1e-12 for rank in results] == [True] * 3
+
+
+def test_all_ranks_cut_where_the_first_one_measured(results: Results) -> None:
+    first, *others = [rank["measured"] for rank in results]
+    assert others == [first, first]
+
+
+def test_what_cannot_be_is_refused_on_every_rank(results: Results) -> None:
+    for rank in results:
+        assert "3 stages for 1 layers" in rank["few layers"]
+        assert "a batch of 5 cannot be cut into 6 micro-batches" in rank["small batch"]
+        assert "rank 2 has another pipeline" in rank["other model"]
+
+
+def test_another_batch_and_a_lost_stage_are_errors_that_name_the_stage(results: Results) -> None:
+    first, second, third = [rank["other batch"] for rank in results]
+    assert third.startswith("stage 2 got another batch than stage 1")
+    assert second.startswith("stage 1 lost stage 2 (rank 2) at the gradient of micro-batch 0")
+    assert first.startswith("stage 0 lost stage 1 (rank 1) at the gradient of micro-batch 0")
