@@ -7,11 +7,20 @@ from collections.abc import Mapping
 import torch
 
 from dto.errors import WorldError
-from dto.runtime.transport.base import Handle, Transport
+from dto.runtime.transport.base import Handle, Message, Messenger, Transport
 from dto.runtime.transport.local import LocalTransport
 from dto.runtime.world import World
 
-__all__ = ["BACKENDS", "Handle", "Transport", "broadcast_all", "choose_backend", "open_transport"]
+__all__ = [
+    "BACKENDS",
+    "Handle",
+    "Message",
+    "Messenger",
+    "Transport",
+    "broadcast_all",
+    "choose_backend",
+    "open_transport",
+]
 
 BACKENDS = ("auto", "nccl", "gloo", "horovod")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -39,6 +39,31 @@ class Transport(Protocol):
 
     def close(self) -> None:
         """Leave the group; a second call does nothing."""
+
+
+class Message(Protocol):
+    """A send or a receive under way."""
+
+    def wait(self, seconds: float) -> None:
+        """Return when its memory may be used; RuntimeError if the peer is lost, or too slow."""
+
+
+@runtime_checkable
+class Messenger(Protocol):
+    """What a transport with the capability "send" can do besides.
+
+    Messages from one rank to another with one tag arrive in the order in which they were sent,
+    and both sides give a tensor of one size.
+    """
+
+    rank: int
+    size: int
+
+    def send_async(self, tensor: torch.Tensor, peer: int, tag: int) -> Message:
+        """Start sending a contiguous tensor, which must not change until the message is done."""
+
+    def receive_async(self, tensor: torch.Tensor, peer: int, tag: int) -> Message:
+        """Start filling a contiguous tensor with what `peer` sends."""
 
 
 class Done:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ import torch.distributed as dist
 import torch.distributed.nn.functional
 
 from dto.errors import WorldError
-from dto.runtime.transport.base import Handle
+from dto.runtime.transport.base import Handle, Message
 from dto.runtime.world import World
 
 _SETTLE_SECONDS = 0.005
@@ -39,6 +40,14 @@ class _Work:
 
     def wait(self) -> None:
         self._work.wait()
+
+
+class _Message:
+    def __init__(self, work: dist.Work) -> None:
+        self._work = work
+
+    def wait(self, seconds: float) -> None:
+        self._work.wait(timedelta(seconds=seconds))
 
 
 class TorchTransport:
@@ -75,6 +84,16 @@ class TorchTransport:
 
     def broadcast(self, tensor: torch.Tensor, root: int = 0) -> None:
         dist.broadcast(tensor, src=root)
+
+    def send_async(self, tensor: torch.Tensor, peer: int, tag: int) -> Message:
+        work = dist.isend(tensor, peer, tag=tag)
+        assert work is not None
+        return _Message(work)
+
+    def receive_async(self, tensor: torch.Tensor, peer: int, tag: int) -> Message:
+        work = dist.irecv(tensor, peer, tag=tag)
+        assert work is not None
+        return _Message(work)
 
     def all_gather_object(self, value: Any) -> list[Any]:
         gathered: list[Any] = [None] * self.size
