@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dto.distributed_trainer import DistributedTrainer, create_distributed_trainer
+    from dto.runtime.collectives import all_gather, all_reduce, broadcast, reduce_scatter
     from dto.runtime.data_parallel import no_sync
     from dto.runtime.distribute import distribute
     from dto.runtime.pipeline import Pipeline
@@ -20,19 +21,27 @@ __all__ = [
     "DistributedTrainer",
     "Pipeline",
     "__version__",
+    "all_gather",
+    "all_reduce",
+    "broadcast",
     "create_distributed_trainer",
     "distribute",
     "log",
     "no_sync",
+    "reduce_scatter",
 ]
 
 _HOMES = {
     "DistributedTrainer": "dto.distributed_trainer",
     "Pipeline": "dto.runtime.pipeline",
+    "all_gather": "dto.runtime.collectives",
+    "all_reduce": "dto.runtime.collectives",
+    "broadcast": "dto.runtime.collectives",
     "create_distributed_trainer": "dto.distributed_trainer",
     "distribute": "dto.runtime.distribute",
     "log": "dto.telemetry",
     "no_sync": "dto.runtime.data_parallel",
+    "reduce_scatter": "dto.runtime.collectives",
 }
 
 
