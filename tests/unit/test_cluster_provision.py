@@ -24,10 +24,12 @@ class Reader:
     """Somebody who reads along."""
 
     out: Any = field(default_factory=io.StringIO)
-    warn = confirm = None
+    confirm = None
 
     def say(self, text: str) -> None:
         self.out.write(text + "\n")
+
+    warn = say
 
 
 class Head(LocalHost):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,11 @@ import pytest
 from dto.cluster.cloud import enrol, nebius
 from dto.cluster.cloud.running import Running, is_enrolled, newcomers, parting
 from dto.cluster.inventory import DtoCluster
+from dto.cluster.outcome import Counts, Failure, Outcome
 from dto.cluster.status import NodeStatus
-from dto.errors import ConfigError
+from dto.errors import ConfigError, PreflightError
 from tests.unit.cluster_records import public_key, record
+from tests.unit.test_cluster_provision import Reader
 
 AWS = {"scaling_group": "lab-nodes", "host_keys": "/dto/lab/host-keys"}
 
@@ -168,3 +172,48 @@ def test_slurm_is_told_once_of_a_machine_that_is_no_more(
 
 def test_a_machine_that_slurm_has_forgotten_leaves_the_record() -> None:
     assert parting(None, has_heir=False) == parting(None, has_heir=True) == "drop"
+
+
+def ended(*failed: tuple[str, str], unreachable: str = "") -> Outcome:
+    """How a run of add-node ended on the hosts head, a and b; a failure is (host, role)."""
+    failures = [Failure(host, "Do", role, "no", role == "validate") for host, role in failed]
+    hosts = {name: Counts(ok=1, failed=any(name == one for one, _ in failed))
+             for name in ("head", "a", "b")}  # fmt: skip
+    return Outcome(failures, {unreachable: "silent"} if unreachable else {}, hosts=hosts)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "expected"),
+    [
+        (ended(), set()),
+        (ended(("a", "munge")), {"a"}),
+        (ended(unreachable="b"), {"b"}),
+        (ended(("a", "validate")), {"a", "b"}),
+        (ended(("head", "munge")), {"a", "b"}),
+        (ended(unreachable="head"), {"a", "b"}),
+    ],
+)
+def test_a_machine_that_was_not_set_up_has_not_joined(outcome: Outcome, expected: set[str]) -> None:
+    assert set(enrol.failures_of(outcome, "head", ["a", "b"])) == expected
+
+
+class Deaf(enrol.Enroller):
+    """No machine can be set up."""
+
+    def _provision(self, running: Running, names: Sequence[str]) -> dict[str, str]:
+        raise PreflightError(f"{names[0]}: no sudo")
+
+
+def test_machines_that_failed_together_are_tried_again_one_by_one_and_ever_later() -> None:
+    reader = Reader()
+    enroller = Deaf(reader, {})
+    two = ["lab-001", "lab-002"]
+    assert enroller._due(two, 0.0) == two
+    enroller._bring_in(Running(record()), two)
+    now = time.monotonic()
+    assert enroller._due(two, now) == []
+    assert enroller._due([*two, "lab-003"], now + 60) == ["lab-003"], "a new one goes first"
+    assert enroller._due(two, now + 60) == ["lab-001"]
+    enroller._bring_in(Running(record()), ["lab-001"])
+    assert enroller._due(two, now + 40) == ["lab-002"]
+    assert "lab-001 did not join: lab-001: no sudo; tried again in 60 s" in reader.out.getvalue()

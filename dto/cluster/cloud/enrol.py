@@ -17,6 +17,7 @@ from dto.cluster.cloud import aws
 from dto.cluster.cloud.running import Running, newcomers, parting, seen_from
 from dto.cluster.inventory import DtoCluster
 from dto.cluster.inventory_hosts import Node
+from dto.cluster.outcome import Outcome
 from dto.cluster.progress import Progress
 from dto.cluster.provision import Options, Runner
 from dto.cluster.session import Session, Terminal, with_changes
@@ -114,7 +115,7 @@ class Enroller:
         began = time.monotonic()
         try:
             failed = self._provision(running, names)
-        except ClusterError as error:
+        except DtoError as error:
             failed = dict.fromkeys(names, str(error))
         joined = [name for name in names if name not in failed]
         if joined:
@@ -143,10 +144,7 @@ class Enroller:
                 limit=[head.name, *here],
                 variables={"dto_is_enrolling": True},
             )
-        failed = {one.host: str(one) for one in outcome.real_failures()} | outcome.unreachable
-        if head.name in failed:
-            raise ClusterError(failed[head.name])
-        return {**found.unreachable, **{name: failed[name] for name in here if name in failed}}
+        return {**found.unreachable, **failures_of(outcome, head.name, here)}
 
     def _let_go(self, running: Running, in_slurm: Mapping[str, NodeStatus], head: Host) -> None:
         """Tell SLURM of machines that are no more, and drop those that it has forgotten.
@@ -168,6 +166,20 @@ class Enroller:
             if step == "delete":
                 _change(head, "delete", f"nodename={node.name}")
         self._missing = missing
+
+
+def failures_of(outcome: Outcome, head: str, names: Sequence[str]) -> dict[str, str]:
+    """Return which of these machines were not set up, and why.
+
+    Where one cannot become a node at all, or the head itself fails, none was.
+    """
+    failures = outcome.real_failures()
+    told = {one.host: str(one) for one in failures} | outcome.unreachable
+    refused = next((str(one) for one in failures if one.is_validate), None)
+    for_all = told.get(head) or refused
+    if for_all is not None:
+        return {name: told.get(name, for_all) for name in names}
+    return {name: told[name] for name in names if name in told}
 
 
 def _mark_gone(head: Host, node: Node) -> None:
