@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.lab import layers
 from tests.lab.cluster import Cluster
 from tests.lab.lab import Lab, Labs
 
@@ -59,6 +60,7 @@ def provisioned(labs: Labs, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         changed = {name: _differing(before[name], after[name]) for name in hosts}
         setup = cluster.setup()
         assert setup.returncode == 0, setup.stdout[-3000:] + setup.stderr[-3000:]
+        layers.keep(lab)
         summary, nodes = cluster.summary(), cluster.nodes()
         again = cluster.setup()
         yield Provisioned(lab, cluster, dry_run, changed, setup, summary, nodes, again)

@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from tests.cloud import moto, terraform
+from tests.lab import layers
 from tests.lab.cloud import Cloud
 from tests.lab.cluster import Cluster
 from tests.lab.commands import wait_until
@@ -74,6 +75,7 @@ class Chain:
 def chain(labs: Labs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     home = tmp_path_factory.mktemp("operator")
     with labs("chain", [], wheels=True) as lab, Cloud.up(lab) as cloud:
+        layers.lend(lab)
         cluster = Cluster(lab, home, name=NAME, head="head", workers=())
         cluster.operator = CloudOperator(home, cloud)
         folder = root_of(lab, tmp_path_factory.mktemp("folder"))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.lab import layers
 from tests.lab.cluster import Cluster
 from tests.lab.lab import Labs
 from tests.lab.provisioned import takes_a_job
@@ -18,6 +19,7 @@ def alone(
     labs: Labs, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Cluster]:
     with labs("local", ["solo", "second"], wheels=True) as lab:
+        layers.lend(lab)
         home = tmp_path_factory.mktemp("local")
         cluster = Cluster(lab, home, name="solo", head="solo", workers=())
         done = cluster.setup_on("solo", "--local", "--cluster-name", "solo", *cluster.lab_flags)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.lab import layers
 from tests.lab.cluster import Cluster
 from tests.lab.commands import wait_until
 from tests.lab.lab import Labs
@@ -47,6 +48,7 @@ class Accounted(Cluster):
 @pytest.fixture(scope="module")
 def kept(labs: Labs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Accounted]:
     with labs("upkeep", ["head", "n1"], wheels=True) as lab:
+        layers.lend(lab)
         home = tmp_path_factory.mktemp("upkeep")
         cluster = Accounted(lab, home, name="kept", head="head", workers=("n1",))
         done = cluster.setup("--no-verify")
