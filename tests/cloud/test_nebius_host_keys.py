@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dto.cluster import preflight
-from dto.cluster.cloud import nebius
+from dto.cluster.cloud import nebius, running
 from dto.cluster.inventory import DtoCluster, parse_record
 from dto.cluster.inventory_hosts import Host as Member
 from dto.cluster.session import Session
@@ -169,3 +169,25 @@ def test_what_does_not_describe_one_machine_is_passed_over(nodes: Path, text: st
 
 def test_a_cluster_whose_machines_say_nothing_has_none_to_enrol(folder: Path) -> None:
     assert nebius.machines(LocalHost("lab-head"), cluster(folder.parents[1])) == []
+
+
+def test_the_head_enrols_what_said_who_it_is_and_what_was_made_anew(
+    folder: Path, nodes: Path
+) -> None:
+    kind = MINE.instance_type
+    record = cluster(folder.parents[1]).with_host_keys({"10.0.0.2": [f"ssh-ed25519 {BLOB}"]})
+    (nodes / "lab-001").write_text(f"10.0.0.2 {kind} spot e00-a\n")
+    (nodes / "lab-002").write_text(f"10.0.0.9 {kind} spot e00-b\n")
+    (nodes / "lab-003").write_text(f"10.0.0.10 {kind} spot e00-c\n")
+    (nodes / "lab-004").write_text(f"10.0.0.1 {kind} spot e00-d\n")  # the head's own address
+    (folder / "lab-001").write_text(f"ssh-ed25519 {OTHER}\n")
+    (folder / "lab-002").write_text(f"ssh-ed25519 {OTHER}\n")
+    (folder / "lab-004").write_text(f"ssh-ed25519 {OTHER}\n")
+    seen = running.seen_from(LocalHost("lab-head"), record)
+    new = running.newcomers(record, seen, frozenset({"lab-001"}), frozenset())
+    assert new == ["lab-001", "lab-002"]
+    assert seen.record.host_keys["10.0.0.2"] == (f"ssh-ed25519 {OTHER}",)
+    assert (seen.nodes["lab-002"].spot, seen.nodes["lab-002"].instance_id) == (True, "e00-b")
+    silent, odd = seen.waiting
+    assert silent == "lab-003 has not left its host key" and odd.startswith("lab-004")
+    assert seen.gone == ()
