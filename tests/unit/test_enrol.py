@@ -14,7 +14,7 @@ from dto.cluster.cloud.running import Running, is_enrolled, newcomers, parting
 from dto.cluster.inventory import DtoCluster
 from dto.cluster.outcome import Counts, Failure, Outcome
 from dto.cluster.status import NodeStatus
-from dto.errors import ConfigError, PreflightError
+from dto.errors import ConfigError, PreflightError, UsageError
 from tests.unit.cluster_records import public_key, record
 from tests.unit.test_cluster_provision import Reader
 
@@ -217,3 +217,19 @@ def test_machines_that_failed_together_are_tried_again_one_by_one_and_ever_later
     enroller._bring_in(Running(record()), ["lab-001"])
     assert enroller._due(two, now + 40) == ["lab-002"]
     assert "lab-001 did not join: lab-001: no sudo; tried again in 60 s" in reader.out.getvalue()
+
+
+def test_a_head_of_bare_machines_has_nothing_to_enrol(head_record: Path) -> None:
+    with pytest.raises(UsageError, match="no cloud starts machines of cluster lab"):
+        enrol.serve(Reader(), {})
+
+
+def test_before_the_first_setup_has_ended_the_head_waits_and_says_so_once(
+    head_record: Path,
+) -> None:
+    head_record.unlink()
+    reader = Reader()
+    enroller = enrol.Enroller(reader, {})
+    for moment in (0.0, 15.0):
+        enroller.turn(moment)
+    assert reader.out.getvalue().count("waiting: there is no") == 1

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dto.cluster.cloud import aws
-from dto.cluster.cloud.running import Running, newcomers, parting, seen_from
+from dto.cluster.cloud.running import Running, is_enrolled, newcomers, parting, seen_from
 from dto.cluster.inventory import DtoCluster
 from dto.cluster.inventory_hosts import Node
 from dto.cluster.outcome import Outcome
@@ -24,7 +24,7 @@ from dto.cluster.session import Session, Terminal, with_changes
 from dto.cluster.sources import load_record
 from dto.cluster.state import HEAD_RECORD, cluster_state
 from dto.cluster.status import NodeStatus, ask
-from dto.errors import ClusterError, ConfigError, DtoError
+from dto.errors import ClusterError, ConfigError, DtoError, UsageError
 from dto.remote.host import Host
 from dto.remote.local import LocalHost
 
@@ -39,7 +39,13 @@ _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 30.0, 900.0
 
 
 def serve(terminal: Terminal, env: Mapping[str, str]) -> None:
-    """Run for ever; a trouble is told once, and tried again."""
+    """Run for ever; a trouble is told once, and tried again.
+
+    Raises:
+        UsageError: this machine heads a cluster, but not one whose machines a cloud starts.
+    """
+    if HEAD_RECORD.exists() and not is_enrolled(record := load_record(HEAD_RECORD)):
+        raise UsageError(f"no cloud starts machines of cluster {record.name}: nothing to enrol")
     enroller, trouble = Enroller(terminal, env), ""
     while True:
         try:
@@ -77,7 +83,8 @@ class Enroller:
     def turn(self, now: float) -> None:
         """Look at the cloud and at SLURM, and bring both together."""
         if not HEAD_RECORD.exists():
-            return  # the first setup has not ended
+            self._tell((f"there is no {HEAD_RECORD} yet, which the end of a setup leaves",))
+            return
         record = load_record(HEAD_RECORD).seen_from_head()
         self._publish(record)
         with LocalHost(record.head.name) as head:
@@ -100,7 +107,7 @@ class Enroller:
 
     def _tell(self, waiting: tuple[str, ...]) -> None:
         for words in waiting if waiting != self._waiting else ():
-            self._terminal.say(f"waiting for the cloud: {words}")
+            self._terminal.say(f"waiting: {words}")
         self._waiting = waiting
 
     def _due(self, new: Sequence[str], now: float) -> list[str]:
