@@ -6,7 +6,6 @@ import json
 import os
 import random
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.ranks import has_horovod, run_ranks
 from benchmarks.report import Measure, ratio, summary
 
 _ALGORITHMS = ("ring", "tree", "halving_doubling", "hierarchical")
@@ -31,7 +31,7 @@ def run(quick: bool) -> list[Measure]:
         found = _measure("gloo", world, quick)
         measures += _bytes(found["bytes"], world)
         measures += _bandwidths(found["seconds"], world)
-    if _has_horovod():
+    if has_horovod():
         measures += _beside_horovod(_measure("horovod", 2, quick)["seconds"])
     return measures
 
@@ -96,43 +96,8 @@ def _size(name: str) -> int:
     return {**_SIZES, **_MORE}[name]
 
 
-def _has_horovod() -> bool:
-    command = [sys.executable, "-c", "import horovod.torch"]
-    return subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 0
-
-
-def _measure(backend: str, world: int, quick: bool) -> dict[str, Any]:
-    from dto.launch.environment import Job, Seating, rank_environment
-    from dto.launch.key_value import KeyValueServer
-
-    server = KeyValueServer("127.0.0.1")
-    server.allow("127.0.0.1")
-    port, ranks = _free_port(), []
-    job = Job("", 0, 0, backend, None)
-    for rank in range(world):
-        seat = Seating(
-            rank, world, rank, world, 0, 1, "here", "127.0.0.1", port, port,
-            "127.0.0.1", server.port, "lo", [], 1,
-        )  # fmt: skip
-        env = {**os.environ, **rank_environment(seat, job, {}), "BENCH_QUICK": str(int(quick))}
-        command = [sys.executable, "-m", "benchmarks.collectives"]
-        ranks.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True))
-    try:
-        outputs = [process.communicate(timeout=600)[0] for process in ranks]
-    finally:
-        for process in ranks:
-            process.kill()
-        server.close()
-    if any(process.returncode for process in ranks):
-        raise RuntimeError(f"a rank of collectives ({backend}) failed: see its output above")
-    found: dict[str, Any] = json.loads(outputs[0].splitlines()[-1])
-    return found
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _measure(backend: str, world: int, quick: bool) -> Any:
+    return run_ranks("collectives", backend, world, {"BENCH_QUICK": str(int(quick))})
 
 
 def rank_main() -> None:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.ranks import has_horovod, run_ranks
 from benchmarks.report import Measure, ratio
 
 _RANKS, _BATCH, _STEPS = 2, 32, 12
@@ -38,50 +36,13 @@ def run(quick: bool) -> list[Measure]:
 
 def _measure(backend: str, blocks: int) -> dict[str, list[float]] | None:
     """Seconds a step by case and block; None where Horovod is not installed."""
-    from dto.launch.environment import Job, Seating, rank_environment
-    from dto.launch.key_value import KeyValueServer
-
-    if backend == "horovod" and not _has_horovod():
+    if backend == "horovod" and not has_horovod():
         return None
-    server = KeyValueServer("127.0.0.1")
-    server.allow("127.0.0.1")
-    port, threads = _free_port(), max(1, (os.cpu_count() or 1) // _RANKS)
-    job = Job("", 0, 0, backend, None)
-    ranks = []
-    for rank in range(_RANKS):
-        seat = Seating(
-            rank, _RANKS, rank, _RANKS, 0, 1, "here", "127.0.0.1", port, port,
-            "127.0.0.1", server.port, "lo", [], threads,
-        )  # fmt: skip
-        table = rank_environment(seat, job, {})
-        # dto would switch Horovod's own fusion off, and the peer needs it: both run with it on
-        fused = {"HOROVOD_FUSION_THRESHOLD": str(128 << 20)}
-        env = {**os.environ, **table, **fused, "BENCH_BLOCKS": str(blocks)}
-        command = [sys.executable, "-m", "benchmarks.step_time"]
-        ranks.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True))
-    try:
-        outputs = [rank.communicate(timeout=600)[0] for rank in ranks]
-    finally:
-        for process in ranks:
-            process.kill()
-        server.close()
-    if any(process.returncode for process in ranks):
-        raise RuntimeError(f"a rank of step_time ({backend}) failed: see its output above")
-    found: dict[str, list[float]] = json.loads(outputs[0].splitlines()[-1])
+    # dto would switch Horovod's own fusion off, and the peer needs it: both run with it on
+    more = {"HOROVOD_FUSION_THRESHOLD": str(128 << 20), "BENCH_BLOCKS": str(blocks)}
+    threads = max(1, (os.cpu_count() or 1) // _RANKS)
+    found: dict[str, list[float]] = run_ranks("step_time", backend, _RANKS, more, threads=threads)
     return found
-
-
-def _has_horovod() -> bool:
-    probe = subprocess.run(
-        [sys.executable, "-c", "import horovod.torch"], stderr=subprocess.DEVNULL, check=False
-    )
-    return probe.returncode == 0
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _model() -> nn.Sequential:
