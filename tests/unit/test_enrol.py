@@ -14,7 +14,7 @@ from dto.cluster.cloud.running import Running, is_enrolled, newcomers, parting
 from dto.cluster.inventory import DtoCluster
 from dto.cluster.outcome import Counts, Failure, Outcome
 from dto.cluster.status import NodeStatus
-from dto.errors import ConfigError, PreflightError, UsageError
+from dto.errors import ClusterError, ConfigError, PreflightError, UsageError
 from tests.unit.cluster_records import public_key, record
 from tests.unit.test_cluster_provision import Reader
 
@@ -233,3 +233,12 @@ def test_before_the_first_setup_has_ended_the_head_waits_and_says_so_once(
     for moment in (0.0, 15.0):
         enroller.turn(moment)
     assert reader.out.getvalue().count("waiting: there is no") == 1
+
+
+def test_a_head_without_a_key_says_what_to_do(
+    head_record: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head_record.write_text(record(provider="aws", cloud=AWS).seen_from_head().to_yaml())
+    monkeypatch.setattr(enrol, "HEAD_KEY", head_record.parent / "head-key")
+    with pytest.raises(ClusterError, match=r"head-key.pub: run cluster-setup.sh"):
+        enrol.Enroller(Reader(), {}).turn(0.0)

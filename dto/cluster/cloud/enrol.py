@@ -100,10 +100,14 @@ class Enroller:
 
     def _publish(self, record: DtoCluster) -> None:
         """Let new nodes know our key; on Nebius dto-join does, which they all run."""
-        if record.provider == "aws" and not self._is_published:
-            if aws.publish_head_key(record, HEAD_KEY.with_suffix(".pub").read_text().strip()):
-                self._terminal.say("the head's public key is published")
-            self._is_published = True
+        if record.provider != "aws" or self._is_published:
+            return
+        public = HEAD_KEY.with_suffix(".pub")
+        if not public.is_file():
+            raise ClusterError(f"this head has no {public}: run cluster-setup.sh for it again")
+        if aws.publish_head_key(record, public.read_text().strip()):
+            self._terminal.say("the head's public key is published")
+        self._is_published = True
 
     def _tell(self, waiting: tuple[str, ...]) -> None:
         for words in waiting if waiting != self._waiting else ():

@@ -76,8 +76,8 @@ class Collectives:
         if algorithm is not None and algorithm not in ALGORITHMS:
             known = ", ".join(ALGORITHMS)
             raise UsageError(f"there is no all-reduce algorithm {algorithm!r}: use one of {known}")
-        _check_reduction(tensor, reduction)
         header = _header("all_reduce", tensor, algorithm or "auto", reduction)
+        _check_reduction(tensor, reduction)
         flat = self._begin(header, tensor, native=algorithm in (None, "native"))
         chosen = algorithm or self._choose(flat.numel() * flat.element_size())
         if self.size > 1 and flat.numel():
@@ -94,8 +94,9 @@ class Collectives:
 
         The tensor itself stays as it is.
         """
+        header = _header("reduce_scatter", tensor, "", reduction)
         _check_reduction(tensor, reduction)
-        flat = self._begin(_header("reduce_scatter", tensor, "", reduction), tensor).clone()
+        flat = self._begin(header, tensor).clone()
         span = (0, flat.numel())
         self._run(flat, algorithms.ring_reduce_scatter(self.rank, self._members, span))
         part = flat[slice(*split(span, self.size)[self.rank])].clone()
@@ -103,9 +104,10 @@ class Collectives:
 
     def all_gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
         """Everybody's tensor, by rank; of one dtype, and of any shapes up to eight dimensions."""
+        header = _header("all_gather", tensor)
         if tensor.dim() > 8:
             raise UsageError(f"all_gather takes up to 8 dimensions, not {tensor.dim()}")
-        flat = self._begin(_header("all_gather", tensor), tensor)
+        flat = self._begin(header, tensor)
         shapes = [tuple(shape) for shape in self._shapes] or [tuple(tensor.shape)]
         counts = [torch.Size(shape).numel() for shape in shapes]
         edges = [sum(counts[:number]) for number in range(self.size + 1)]
@@ -190,6 +192,10 @@ class Collectives:
 def _header(
     operation: str, tensor: torch.Tensor, algorithm: str = "", reduction: str = "", root: int = 0
 ) -> Header:
+    if not isinstance(tensor, torch.Tensor):
+        raise UsageError(f"{operation} takes a tensor, not {type(tensor).__name__}")
+    if reduction not in ("", "sum", "mean"):
+        raise UsageError(f"there is no reduction {reduction!r}: use sum or mean")
     if tensor.dtype not in DTYPES or tensor.layout != torch.strided:
         names = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
         raise UsageError(
@@ -199,8 +205,6 @@ def _header(
 
 
 def _check_reduction(tensor: torch.Tensor, reduction: str) -> None:
-    if reduction not in ("sum", "mean"):
-        raise UsageError(f"there is no reduction {reduction!r}: use sum or mean")
     if reduction == "mean" and not tensor.dtype.is_floating_point:
         raise UsageError(f"a mean of {tensor.dtype} is no whole number: use sum, then divide")
 
