@@ -154,7 +154,7 @@ def test_only_a_node_that_left_and_stays_silent_is_forgotten():
 
 
 def test_a_trouble_is_told_when_it_is_new_and_once(caplog: pytest.LogCaptureFixture):
-    trouble = Trouble(logging.getLogger("dto.test"), NodeError)
+    trouble = Trouble(logging.getLogger("dto.test").warning, NodeError)
     for words in ("no way", "no way", "", "no way", "no bread"):
         with trouble:
             if words:

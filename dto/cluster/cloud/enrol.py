@@ -17,6 +17,7 @@ from dto.cluster.cloud import aws
 from dto.cluster.cloud.running import Running, is_enrolled, newcomers, parting, seen_from
 from dto.cluster.inventory import DtoCluster
 from dto.cluster.inventory_hosts import Node
+from dto.cluster.node.trouble import Trouble
 from dto.cluster.outcome import Outcome
 from dto.cluster.progress import Progress
 from dto.cluster.provision import Options, Runner
@@ -46,15 +47,10 @@ def serve(terminal: Terminal, env: Mapping[str, str]) -> None:
     """
     if HEAD_RECORD.exists() and not is_enrolled(record := load_record(HEAD_RECORD)):
         raise UsageError(f"no cloud starts machines of cluster {record.name}: nothing to enrol")
-    enroller, trouble = Enroller(terminal, env), ""
+    enroller, trouble = Enroller(terminal, env), Trouble(terminal.warn, DtoError, OSError)
     while True:
-        try:
+        with trouble:
             enroller.turn(time.monotonic())
-            trouble = ""
-        except (DtoError, OSError) as error:
-            if str(error) != trouble:
-                terminal.warn(str(error))
-            trouble = str(error)
         time.sleep(_EVERY_SECONDS)
 
 

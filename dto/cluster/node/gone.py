@@ -44,7 +44,7 @@ class Gone:
 def watch(node: Node) -> None:
     """Run for ever, as a thread of the head's service."""
     gone = Gone(node.gone_seconds)
-    trouble = Trouble(_log, NodeError)
+    trouble = Trouble(_log.warning, NodeError)
     while True:
         with trouble:
             ripe = gone.ripe(slurm.nodes(), lambda one: _is_dead(one, node), time.monotonic())

@@ -247,7 +247,7 @@ def serve(node: Node) -> None:
     """Run until this program is another one; systemd then starts that."""
     began = PROGRAM.stat().st_mtime_ns
     guard = Guard(node, members.read_guarded(), Journal(journal_path(node)))
-    trouble = Trouble(_log, NodeError, OSError)
+    trouble = Trouble(_log.warning, NodeError, OSError)
     while PROGRAM.stat().st_mtime_ns == began:
         with trouble:
             guard.turn()

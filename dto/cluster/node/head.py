@@ -148,7 +148,7 @@ def serve(node: Node) -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     if node.is_replaced and node.is_dynamic:
         threading.Thread(target=gone.watch, args=(node,), daemon=True).start()
-    trouble = Trouble(_log, NodeError)
+    trouble = Trouble(_log.warning, NodeError)
     for turn in itertools.count():
         with trouble:
             for job_id in hurry():

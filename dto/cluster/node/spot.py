@@ -35,7 +35,7 @@ def watch(node: Node) -> None:
     """Ask the metadata service for ever; systemd ends us."""
     metadata = Metadata(node.metadata_url)
     left: Notice | None = None
-    trouble, is_warned = Trouble(_log, UnreachableError), False
+    trouble, is_warned = Trouble(_log.warning, UnreachableError), False
     while True:
         with trouble:
             notice = metadata.notice(time.time())
@@ -67,7 +67,7 @@ def leave(node: Node, why: str, seconds: float) -> str:
     _note(why, time.time() + seconds)
     departure = _Departure(node.name, why)
     until = time.monotonic() + seconds
-    trouble = Trouble(_log, NodeError)
+    trouble = Trouble(_log.warning, NodeError)
     while True:
         with trouble:
             if departure.step(is_late=time.monotonic() > until - _SPARE_SECONDS):

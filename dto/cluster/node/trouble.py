@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Callable
 from types import TracebackType
 
 
 class Trouble:
-    """`with trouble:` logs an error of these kinds and goes on; the same one again is silent."""
+    """`with trouble:` tells of an error of these kinds and goes on; again the same is silent."""
 
-    def __init__(self, log: logging.Logger, *kinds: type[Exception]) -> None:
-        self._log, self._kinds = log, kinds
+    def __init__(self, tell: Callable[[str], None], *kinds: type[Exception]) -> None:
+        self._tell, self._kinds = tell, kinds
         self.words = ""
 
     def __enter__(self) -> None:
@@ -26,7 +26,7 @@ class Trouble:
             self.words = ""
         elif isinstance(error, self._kinds):
             if str(error) != self.words:
-                self._log.warning("%s", error)
+                self._tell(str(error))
             self.words = str(error)
             return True
         return False
