@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -33,6 +34,23 @@ class Transport(Protocol):
 
     def all_gather_object(self, value: Any) -> list[Any]:
         """Everybody's value, by rank. For small things: it is pickled."""
+
+    def reduce_scatter_async(self, shard: torch.Tensor, flat: torch.Tensor) -> Handle:
+        """Start filling `shard` with this rank's n-th part of the sum of all ranks' `flat`.
+
+        Both are flat, of one dtype, `flat` of `size` times the elements. `flat` must not change
+        until the handle is done; `shard` is no part of it.
+        """
+
+    def all_gather_async(self, flat: torch.Tensor, shard: torch.Tensor) -> Handle:
+        """Start filling `flat` with everybody's `shard`, by rank; it may lie in its place there."""
+
+    def split(self, parts: Sequence[Sequence[int]]) -> Transport:
+        """The transport of the part this rank is in; every rank names the same parts.
+
+        Each rank is in exactly one part, and is numbered by its place there. Needs the capability
+        "split". The parts' ranks are those of this transport.
+        """
 
     def barrier(self) -> None:
         """Return when every rank is here."""

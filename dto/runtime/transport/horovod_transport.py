@@ -4,21 +4,36 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from dto.errors import WorldError
-from dto.runtime.transport.base import Handle
+from dto.errors import ConfigError, WorldError
+from dto.runtime.transport.base import Handle, Transport
 from dto.runtime.world import World
 
 
 class _Pending:
     def __init__(self, transport: HorovodTransport, number: int, handle: Any) -> None:
         self._transport, self._number, self._handle = transport, number, handle
+        self.output = torch.empty(0)
 
     def wait(self) -> None:
-        self._transport.finish(self._number, self._handle)
+        self.output = self._transport.finish(self._number, self._handle)
+
+
+class _Copying:
+    """Horovod made its result elsewhere: it is copied to where it was asked for."""
+
+    def __init__(
+        self, handle: Handle, result: Callable[[], torch.Tensor], target: torch.Tensor
+    ) -> None:
+        self._handle, self._result, self._target = handle, result, target
+
+    def wait(self) -> None:
+        self._handle.wait()
+        self._target.copy_(self._result())
 
 
 class HorovodTransport:
@@ -52,16 +67,38 @@ class HorovodTransport:
                 f" {world.rank} of {world.size}: start all ranks with one launcher"
             )
 
-    def finish(self, number: int, handle: Any) -> None:
-        self._hvd.synchronize(handle)
+    def finish(self, number: int, handle: Any) -> torch.Tensor:
+        output: torch.Tensor = self._hvd.synchronize(handle)
         self._busy.discard(number)
+        return output
 
-    def all_reduce_async(self, tensor: torch.Tensor) -> Handle:
+    def _take_number(self) -> int:
         number = next(n for n in itertools.count() if n not in self._busy)
         self._busy.add(number)
+        return number
+
+    def all_reduce_async(self, tensor: torch.Tensor) -> Handle:
+        number = self._take_number()
         name = f"dto.{number}.{tensor.numel()}.{tensor.dtype}"
         handle = self._hvd.allreduce_async_(tensor, name=name, op=self._hvd.Sum)
         return _Pending(self, number, handle)
+
+    def reduce_scatter_async(self, shard: torch.Tensor, flat: torch.Tensor) -> Handle:
+        """Horovod has none on Gloo: twice the bytes, by an all-reduce."""
+        mine = torch.split(flat, shard.numel())[self.rank]
+        return _Copying(self.all_reduce_async(flat), lambda: mine, shard)
+
+    def all_gather_async(self, flat: torch.Tensor, shard: torch.Tensor) -> Handle:
+        number = self._take_number()
+        name = f"dto.g{number}.{shard.numel()}.{shard.dtype}"
+        handle = self._hvd.allgather_async(shard, name=name)
+        pending = _Pending(self, number, handle)
+        return _Copying(pending, lambda: pending.output, flat)
+
+    def split(self, parts: Sequence[Sequence[int]]) -> Transport:
+        raise ConfigError(
+            "horovod runs one group of all ranks: for a mesh or a pipeline use --backend gloo"
+        )
 
     def all_reduce(self, tensor: torch.Tensor) -> None:
         self.all_reduce_async(tensor).wait()

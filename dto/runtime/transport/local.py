@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ class LocalTransport:
     name = "local"
     rank = 0
     size = 1
-    capabilities: frozenset[str] = frozenset({"all_reduce", "broadcast"})
+    capabilities: frozenset[str] = frozenset({"all_reduce", "broadcast", "split"})
 
     def all_reduce_async(self, tensor: torch.Tensor) -> Handle:
         return Done()
@@ -28,6 +29,18 @@ class LocalTransport:
 
     def all_gather_object(self, value: Any) -> list[Any]:
         return [value]
+
+    def reduce_scatter_async(self, shard: torch.Tensor, flat: torch.Tensor) -> Handle:
+        shard.copy_(flat)
+        return Done()
+
+    def all_gather_async(self, flat: torch.Tensor, shard: torch.Tensor) -> Handle:
+        if flat.data_ptr() != shard.data_ptr():
+            flat.copy_(shard)
+        return Done()
+
+    def split(self, parts: Sequence[Sequence[int]]) -> LocalTransport:
+        return LocalTransport()
 
     def barrier(self) -> None:
         return
