@@ -35,17 +35,24 @@ def assemble(
     for name, pieces in _by_name(entries).items():
         shape, numel = pieces[0].shape, math.prod(pieces[0].shape)
         if pieces[0].range == (0, numel):
-            whole[name] = _piece(pieces[0], files).reshape(shape)
+            whole[name] = _stored(pieces[0], files, numel).reshape(shape)
             continue
-        flat: torch.Tensor | None = None
-        for piece in pieces:
-            data = _piece(piece, files)
-            if flat is None:
-                flat = torch.empty(numel, dtype=data.dtype)
-            flat[piece.range[0] : piece.range[1]] = data
-        assert flat is not None
+        flat = torch.empty(numel, dtype=getattr(torch, pieces[0].dtype))
+        for of_file in _by_file(pieces).values():
+            lengths = [piece.range[1] - piece.range[0] for piece in of_file]
+            data = _stored(of_file[0], files, sum(lengths))
+            for piece, part in zip(of_file, torch.split(data, lengths), strict=True):
+                flat[piece.range[0] : piece.range[1]] = part
         whole[name] = flat.reshape(shape)
     return whole
+
+
+def _by_file(pieces: Sequence[TensorEntry]) -> dict[str, list[TensorEntry]]:
+    """Pieces of one tensor in one file lie there one after another, in their order."""
+    found: dict[str, list[TensorEntry]] = {}
+    for piece in pieces:
+        found.setdefault(piece.file, []).append(piece)
+    return found
 
 
 def _by_name(entries: Sequence[TensorEntry]) -> dict[str, list[TensorEntry]]:
@@ -55,9 +62,10 @@ def _by_name(entries: Sequence[TensorEntry]) -> dict[str, list[TensorEntry]]:
     return {entry.name: found[entry.name] for entry in entries}
 
 
-def _piece(entry: TensorEntry, files: Mapping[str, Mapping[str, torch.Tensor]]) -> torch.Tensor:
+def _stored(
+    entry: TensorEntry, files: Mapping[str, Mapping[str, torch.Tensor]], length: int
+) -> torch.Tensor:
     data = files[entry.file].get(entry.name)
-    length = entry.range[1] - entry.range[0]
     if data is None or data.numel() != length or str(data.dtype) != f"torch.{entry.dtype}":
         raise CheckpointError(f"{entry.file} does not hold {entry.name} as the manifest says")
     return data.flatten()

@@ -19,7 +19,10 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """One stored piece of a tensor: its flat range [start, end) lies in `file` under `name`."""
+    """One stored piece of a tensor: its flat range [start, end) lies in `file` under `name`.
+
+    Several of one tensor in one file lie there as one, in the order of their ranges.
+    """
 
     name: str  # global: "model/fc.weight", "optim/fc.weight/exp_avg"
     shape: tuple[int, ...]  # of the whole tensor, not of the piece

@@ -24,7 +24,7 @@ def capture(
     """
     tensors: dict[str, torch.Tensor] = {}
     rest: dict[str, Any] = {"model": {}}
-    for name, (_, value) in _model_values(model).items():
+    for name, (_, value) in model_values(model).items():
         if isinstance(value, torch.Tensor):
             tensors[MODEL + name] = value.detach()
         else:  # what a module's get_extra_state() returned
@@ -51,7 +51,7 @@ def _plain(name: str) -> str:
     return name.replace("_orig_mod.", "")
 
 
-def _model_values(model: nn.Module) -> dict[str, tuple[list[str], Any]]:
+def model_values(model: nn.Module) -> dict[str, tuple[list[str], Any]]:
     """Each distinct value once: global name -> (all its state_dict keys, value)."""
     values: dict[str, tuple[list[str], Any]] = {}
     seen: dict[int, str] = {}
@@ -69,17 +69,17 @@ def _model_values(model: nn.Module) -> dict[str, tuple[list[str], Any]]:
 def _restore_model(
     model: nn.Module, tensors: Mapping[str, torch.Tensor], extra: Mapping[str, Any]
 ) -> None:
-    wanted = _model_values(model)
+    wanted = model_values(model)
     tensor_names = {n for n, (_, value) in wanted.items() if isinstance(value, torch.Tensor)}
     packed = set(_tensor_names(extra))
     saved = {n[len(MODEL) :] for n in tensors if n.startswith(MODEL) and n not in packed}
     # extra state may be a tensor in one version of a module and a dict in another
-    _refuse("model", tensor_names - saved, saved - tensor_names)
+    refuse("model", tensor_names - saved, saved - tensor_names)
     state: dict[str, Any] = {}
     for name, (keys, value) in wanted.items():
         if name in tensor_names:
             loaded: Any = tensors[MODEL + name]
-            _same_form(f"model tensor {name}", loaded, value)
+            same_form(f"model tensor {name}", loaded, value)
         elif name in extra:
             loaded = unpack(extra[name], tensors)
         else:
@@ -88,7 +88,7 @@ def _restore_model(
     model.load_state_dict(state)
 
 
-def _refuse(what: str, missing: Iterable[str], unexpected: Iterable[str]) -> None:
+def refuse(what: str, missing: Iterable[str], unexpected: Iterable[str]) -> None:
     missing, unexpected = sorted(missing), sorted(unexpected)
     if not missing and not unexpected:
         return
@@ -107,7 +107,7 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:5]) + more
 
 
-def _same_form(what: str, saved: torch.Tensor, wanted: torch.Tensor) -> None:
+def same_form(what: str, saved: torch.Tensor, wanted: torch.Tensor) -> None:
     for word, old, new in (
         ("shape", tuple(saved.shape), tuple(wanted.shape)),
         ("dtype", saved.dtype, wanted.dtype),
@@ -127,7 +127,7 @@ def _tensor_names(packed: Any) -> Iterable[str]:
             yield from _tensor_names(item)
 
 
-def _parameter_names(model: nn.Module, optimizer: Optimizer) -> list[list[str]]:
+def parameter_names(model: nn.Module, optimizer: Optimizer) -> list[list[str]]:
     """The name of each optimizer parameter, by group; ones outside the model by place."""
     known = {id(p): _plain(name) for name, p in model.named_parameters()}
     return [
@@ -143,7 +143,7 @@ def _capture_optimizer(
     groups: list[dict[str, Any]] = []
     by_index: dict[int, str] = {}
     for number, (names, group) in enumerate(
-        zip(_parameter_names(model, optimizer), saved["param_groups"], strict=True)
+        zip(parameter_names(model, optimizer), saved["param_groups"], strict=True)
     ):
         by_index.update(zip(group["params"], names, strict=True))
         values = {key: value for key, value in group.items() if key != "params"}
@@ -164,9 +164,9 @@ def _restore_optimizer(
 ) -> None:
     if "groups" not in meta:
         raise CheckpointError("the checkpoint holds no optimizer state: load the model alone")
-    names = _parameter_names(model, optimizer)
+    names = parameter_names(model, optimizer)
     here = {name for group in names for name in group}
-    _refuse("optimizer", here - (then := _saved_names(meta)), then - here)
+    refuse("optimizer", here - (then := _saved_names(meta)), then - here)
     if [set(group) for group in names] != [set(group["params"]) for group in meta["groups"]]:
         raise CheckpointError("the checkpoint's optimizer groups its parameters differently")
     index = {name: n for n, name in enumerate(name for group in names for name in group)}

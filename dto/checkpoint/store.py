@@ -138,9 +138,13 @@ class Store:
 
     # writing
 
+    def path(self, step: int) -> Path:
+        """Where this attempt's checkpoint of `step` lies."""
+        return self.directory / f"step-{step}.a{self.attempt}g{self.generation}"
+
     def begin(self, step: int) -> Path:
         """An empty directory for `step`; what a killed save left under its name is removed."""
-        path = self.directory / f"step-{step}.a{self.attempt}g{self.generation}"
+        path = self.path(step)
         if (path / MANIFEST).exists():
             raise CheckpointError(f"{path} is already committed: save each step once")
         if path.exists():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from dto.checkpoint.state import capture, restore
 from dto.checkpoint.store import Commit, Store
 from dto.checkpoint.tree import pack, unpack
 from dto.errors import CheckpointError, DtoError
+from dto.runtime.shards import Cut, write_parts
 from dto.runtime.transport import Transport
 from dto.telemetry import Link
 
@@ -31,6 +32,8 @@ class Subject:
     model: nn.Module
     optimizer: Optimizer
     objects: dict[str, Any] = field(default_factory=dict)
+    cut: Cut | None = None
+    """How ranks share it out; None where each has all of it."""
 
 
 @dataclass(frozen=True)
@@ -76,30 +79,50 @@ class Keeper:
         """
         mine = {"generators": capture_generators(), **rank_state}
         states = self.transport.all_gather_object(mine)
+        began = time.monotonic()
         outcome: tuple[str | None, str] = (None, "")
-        if self.transport.rank == 0:
-            try:
-                outcome = (self.write(subject, standing, states, is_best), "")
-            except OSError as error:
-                where = self.store.directory
-                outcome = (None, f"{error.strerror} in {where}: mend that, then resume the run")
-            except DtoError as error:
-                outcome = (None, str(error))
+        try:
+            parts = self._write_parts(subject, standing, states)
+            if self.transport.rank == 0:
+                outcome = (self.write(subject, standing, states, is_best, parts, began), "")
+        except OSError as error:
+            where = self.store.directory
+            outcome = (None, f"{error.strerror} in {where}: mend that, then resume the run")
+        except DtoError as error:
+            outcome = (None, str(error))
         name, reason = self.transport.all_gather_object(outcome)[0]
         if name is None:
             raise CheckpointError(f"step {standing.step} could not be saved: {reason}")
         self.parent, self.saved_step, self.saved_at = name, standing.step, time.monotonic()
         return str(name)
 
+    def _write_parts(
+        self, subject: Subject, standing: Standing, states: list[dict[str, Any]]
+    ) -> Commit | None:
+        """All ranks: what no rank has whole; None where rank 0 can write, or this step is there."""
+        if subject.cut is None or self._is_saved(standing):
+            return None
+        manifest = self._manifest(subject, standing, states)
+        return write_parts(self.transport, self.store, manifest, subject.cut, subject.objects)
+
+    def _is_saved(self, standing: Standing) -> bool:
+        return self.saved_step == standing.step and self.parent is not None
+
     def write(
-        self, subject: Subject, standing: Standing, states: list[dict[str, Any]], is_best: bool
+        self,
+        subject: Subject,
+        standing: Standing,
+        states: list[dict[str, Any]],
+        is_best: bool,
+        parts: Commit | None = None,
+        began: float | None = None,
     ) -> str:
-        """Rank 0 alone: write, commit, prune."""
-        began = time.monotonic()
-        if self.saved_step == standing.step and self.parent is not None:
-            commit = self._find(self.parent)
+        """Rank 0 alone: write (unless it has been, in `parts`), tell, prune."""
+        began = time.monotonic() if began is None else began
+        if self._is_saved(standing):
+            commit = self._find(str(self.parent))
         else:
-            commit = self._commit(subject, standing, states)
+            commit = parts or self._commit(subject, standing, states)
             manifest = self.store.manifest(commit)
             self._link.post(
                 "commit",
@@ -121,21 +144,28 @@ class Keeper:
             name: pack(thing.state_dict(), f"state/{name}", tensors)
             for name, thing in subject.objects.items()
         }
-        manifest = Manifest(
+        manifest = self._manifest(subject, standing, states)
+        extra = {**manifest.extra, "objects": objects}
+        return self.store.save(replace(manifest, optimizer=optimizer, extra=extra), tensors)
+
+    def _manifest(
+        self, subject: Subject, standing: Standing, states: list[dict[str, Any]]
+    ) -> Manifest:
+        """All but the tensors and what belongs to them."""
+        return Manifest(
             step=standing.step,
             parent=self.parent,
             attempt=self.store.attempt,
             generation=self.store.generation,
             world=self.transport.size,
-            strategy="ddp",
+            strategy=subject.cut.strategy.name if subject.cut else "ddp",
             global_batch=standing.global_batch,
             position=standing.position,
             tensors=[],
-            optimizer=optimizer,
+            optimizer={},
             files={},
-            extra={**standing.extra, "objects": objects, "ranks": states},
+            extra={**standing.extra, "ranks": states},
         )
-        return self.store.save(manifest, tensors)
 
     def _find(self, name: str) -> Commit:
         for commit in self.store.commits():
@@ -190,9 +220,12 @@ def _try(store: Store, name: str) -> tuple[Loaded | None, str | None]:
         return None, str(error)
 
 
-def put_back(loaded: Loaded, subject: Subject) -> None:
-    """Load model, optimizer and objects; strict."""
-    restore(subject.model, subject.optimizer, loaded.tensors, loaded.manifest.optimizer)
+def put_back(loaded: Loaded, subject: Subject, transport: Transport) -> None:
+    """Load model, optimizer and objects; strict. All ranks do it together."""
+    if subject.cut is not None:
+        subject.cut.restore(transport, loaded.tensors, loaded.manifest.optimizer)
+    else:
+        restore(subject.model, subject.optimizer, loaded.tensors, loaded.manifest.optimizer)
     saved: Mapping[str, Any] = loaded.manifest.extra.get("objects", {})
     for name, thing in subject.objects.items():
         if name not in saved:

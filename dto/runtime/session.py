@@ -164,7 +164,7 @@ class Session:
     def restore(self) -> None:
         """Put the checkpoint into model and optimizer."""
         if self._loaded is not None and self.subject is not None:
-            put_back(self._loaded, self.subject)
+            put_back(self._loaded, self.subject, self.transport)
 
     def rank_state(self) -> dict[str, Any] | None:
         """What this rank saved; None on another number of ranks."""
