@@ -13,6 +13,9 @@ from torch.optim import Optimizer
 from dto.checkpoint.torch_file import load_file, load_weights, save_file
 from dto.errors import CheckpointError
 
+States = tuple[dict[str, Any], dict[str, Any]]
+"""What `state_dict()` of a model and of its optimizer return."""
+
 
 def save_final(
     directory: Path,
@@ -20,21 +23,25 @@ def save_final(
     optimizer: Optimizer | None = None,
     metrics: Mapping[str, Any] | None = None,
     name: str = "final_model",
+    states: States | None = None,
 ) -> Path:
-    """Write the final model under a new name and return its path."""
+    """Write the final model under a new name and return its path.
+
+    `states`: those of model and optimizer, where they themselves are not whole.
+    """
     stamp = time.strftime("%Y%m%d_%H%M%S")
     path, number = directory / f"{name}_{stamp}.pt", 1
     while path.exists():
         number += 1
         path = directory / f"{name}_{stamp}-{number}.pt"
     content: dict[str, Any] = {
-        "model_state_dict": model.state_dict(),
+        "model_state_dict": states[0] if states else model.state_dict(),
         "final_metrics": dict(metrics or {}),
         "timestamp": stamp,
         "model_class": type(model).__name__,
     }
     if optimizer is not None:
-        content["optimizer_state_dict"] = optimizer.state_dict()
+        content["optimizer_state_dict"] = states[1] if states else optimizer.state_dict()
     save_file(path, content)
     return path
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from dto.checkpoint.bucket import Bucket
-from dto.checkpoint.final import load_final, save_final
+from dto.checkpoint.final import States, load_final, save_final
 from dto.checkpoint.generators import capture_generators
 from dto.checkpoint.legacy import load_legacy
 from dto.checkpoint.state import restore
@@ -21,6 +21,7 @@ from dto.errors import DtoError, UsageError
 from dto.runtime.keeper import Subject
 from dto.runtime.place import Place
 from dto.runtime.session import Session
+from dto.runtime.shards import gather_parts
 from dto.runtime.stores import find_commit
 
 log = logging.getLogger(__name__)
@@ -54,15 +55,22 @@ class Archive(Place):
         metrics: Mapping[str, Any],
         is_best: bool = False,
     ) -> Path | None:
-        """Commit a checkpoint of a finished epoch; only rank 0 writes, so any rank may call it."""
-        if not self.session.world.is_master:
-            return None
+        """Commit a checkpoint of a finished epoch; only rank 0 writes, so any rank may call it.
+
+        Where ranks share the model out, all of them write, and all must call this.
+        """
         session, keeper = self.session, self.session.keeper
+        is_cut = session.subject is not None and session.subject.cut is not None
+        if not session.world.is_master and not is_cut:
+            return None
         if keeper.saved_step is not None and session.step <= keeper.saved_step:
             session.step = keeper.saved_step + 1  # a loop whose steps nobody counts
         session.epoch, session.samples = epoch + 1, 0
         standing = session.standing()
         standing = replace(standing, extra={**standing.extra, "metrics": dict(metrics)})
+        if is_cut:
+            assert session.subject is not None
+            return keeper.store.directory / keeper.save(session.subject, standing, {}, is_best)
         states = [{"generators": capture_generators()}]
         keeper.parent = keeper.write(Subject(model, optimizer), standing, states, is_best)
         keeper.saved_step = session.step
@@ -94,15 +102,25 @@ class Archive(Place):
         final_metrics: Mapping[str, Any],
         model_name: str = "final_model",
     ) -> str | None:
-        """Write `<model_name>_<timestamp>.pt` on rank 0; returns its path."""
+        """Write `<model_name>_<timestamp>.pt` on rank 0; returns its path.
+
+        Where ranks share the model out, all of them call this, and the file holds the whole.
+        """
+        states = self._gather(model, optimizer)
         if not self.session.world.is_master:
             return None
         directory = self.checkpoint_dir.parent if self.session.in_run else self.checkpoint_dir
         directory.mkdir(parents=True, exist_ok=True)
-        path = save_final(directory, model, optimizer, final_metrics, model_name)
+        path = save_final(directory, model, optimizer, final_metrics, model_name, states)
         if self._bucket is not None:
             self._try_upload(str(path), lambda bucket: bucket.upload_final(path))
         return str(path)
+
+    def _gather(self, model: nn.Module, optimizer: Optimizer) -> States | None:
+        subject = self.session.subject
+        if subject is None or subject.cut is None or subject.optimizer is not optimizer:
+            return None
+        return gather_parts(self.session.transport, subject.cut)
 
     def load_final_model(self, model_path: str | Path, model: nn.Module) -> dict[str, Any]:
         """Load what `save_final_model_to_file` wrote; returns its metrics and the rest."""

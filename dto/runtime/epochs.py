@@ -14,6 +14,7 @@ from dto.checkpoint.generators import capture_generators
 from dto.errors import UsageError
 from dto.runtime.loader import PreparedLoader
 from dto.runtime.session import Session
+from dto.runtime.steps import autocast
 
 if TYPE_CHECKING:
     from dto.runtime.trainer import DistributedTrainer
@@ -91,15 +92,12 @@ def train_epoch(
 ) -> dict[str, float]:
     """Train on what is left of the epoch; the mean loss is that of all of it."""
     session, meter = trainer.session, trainer.meter
+    stepper = trainer.stepper(model, optimizer, criterion)
     model.train()
     for batch in train_loader:
         inputs, targets = pair(batch, device)
-        optimizer.zero_grad()
-        loss = criterion(model(inputs), targets)
-        session.note_loss(loss)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        if session.own_samples:
+        loss = stepper.step(inputs, targets)
+        if session.own_samples and session.speaks:
             meter.add(loss, session.own_samples)
     return {"loss": meter.totals(session)[0]}
 
@@ -122,10 +120,8 @@ def evaluate(
     for size, batch in loader.sized(0, 0):
         session.poll()
         inputs, targets = pair(batch, session.device)
-        outputs = model(inputs)
-        if size.own:
-            loss = criterion(outputs, targets)
-            correct = _share_correct(outputs, targets)
+        loss, correct = _measure(session, model, criterion, inputs, targets)
+        if size.own and session.speaks:
             has_classes = has_classes or correct is not None
             meter.add(loss, size.own, (correct or 0.0) * size.own)
     model.train(was_training)
@@ -134,6 +130,22 @@ def evaluate(
     answers = session.transport.all_gather_object(has_classes)
     found = {"loss": mean_loss}
     return {**found, "accuracy": accuracy} if any(answers) else found
+
+
+def _measure(
+    session: Session,
+    model: nn.Module,
+    criterion: Callable[[Any, Any], torch.Tensor],
+    inputs: Any,
+    targets: Any,
+) -> tuple[torch.Tensor, float | None]:
+    """Mean loss of a batch, and the share of correct classes."""
+    if session.pipeline is not None:
+        loss, correct = session.pipeline.evaluate(inputs, targets, measure=_share_correct)
+        return torch.tensor(loss), correct
+    with autocast(session):
+        outputs = model(inputs)
+        return criterion(outputs, targets), _share_correct(outputs, targets)
 
 
 def _share_correct(outputs: Any, targets: Any) -> float | None:

@@ -32,6 +32,10 @@ class Mesh:
         dp, pp = divmod(inner, self.pp)
         return {"dp": dp, "pp": pp, "tp": tp}
 
+    def rank(self, dp: int, pp: int, tp: int) -> int:
+        """The rank at a place."""
+        return (dp * self.pp + pp) * self.tp + tp
+
     def groups(self, *axes: str) -> list[list[int]]:
         """Ranks that differ on these axes alone, group by group; each rank is in one."""
         found: dict[tuple[int, ...], list[int]] = {}

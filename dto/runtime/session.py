@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -16,6 +16,8 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from dto.checkpoint.generators import restore_generators
+from dto.checkpoint.sharded import Outline
+from dto.checkpoint.state import parameter_names
 from dto.checkpoint.store import Store
 from dto.errors import WorldError
 from dto.runtime.data import Size
@@ -27,11 +29,17 @@ from dto.runtime.progress import Progress, Row
 from dto.runtime.sameness import describe_data, require_same, warn_of_other_data
 from dto.runtime.seeds import derive, seed_everything
 from dto.runtime.settings import Settings, Stopped, choose_device
+from dto.runtime.shards import Cut
 from dto.runtime.signals import LastWords, StopFlag, show_errors_in_one_line
 from dto.runtime.stores import next_attempt, open_store
+from dto.runtime.strategy import Strategy
 from dto.runtime.transport import open_transport
 from dto.runtime.world import read_world
 from dto.telemetry import connect
+
+if TYPE_CHECKING:
+    from dto.runtime.pipeline import Pipeline
+    from dto.runtime.spread import Spread
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +63,13 @@ class Session:
             seed_everything(settings.seed)
         self.every = parse_every(settings.checkpoint_every)
         self.transport = open_transport(settings.backend, self.world, self.device, env)
+        self.recipe = settings.recipe
+        self.layout = self.recipe.layout(self.world.size)
+        place = self.layout.mesh.place(self.world.rank)
+        self.replica = place["dp"]
+        """Ranks of one replica see the same data; this is whose."""
+        self.speaks = place["pp"] == place["tp"] == 0
+        """Whether this rank's sums count, since others of its replica have the same."""
         self.stop = StopFlag(self.link)
         self.progress = Progress(self.link, self.world.is_master)
         self.in_run = bool(env.get("DTO_RUN_DIR"))
@@ -69,7 +84,8 @@ class Session:
         self.lr_factor: float | None = None
         self.subject: Subject | None = None
         self._model: nn.Module | None = None
-        self.parallel: DataParallel | None = None
+        self.parallel: Strategy | None = None
+        self.spread: Spread | None = None
         self.extra: Callable[[], dict[str, Any]] = dict
         self.rank_extra: Callable[[], dict[str, Any]] = dict
         self.pinned_generators: dict[str, Any] | None = None
@@ -77,6 +93,8 @@ class Session:
         self._boundary_step = 0
         self._trained = 0
         self._own = 0
+        self.fewest_samples = 1
+        """What the rank with the smallest part of the current batch can cut into pieces."""
         self._loss: float | torch.Tensor = 0.0
         self._has_loss = False
         atexit.register(self._leave)
@@ -91,20 +109,47 @@ class Session:
         return self.transport.all_gather_object(value)[0]
 
     def add_model(self, model: nn.Module) -> None:
-        """Equal start on every rank, and gradients averaged from now on."""
+        """Equal start on every rank; with data parallelism gradients are averaged from now on."""
         if self._model is model:
             return
         self._model = model.to(self.device)
-        if self.world.size > 1:
+        if self.world.size > 1 and self._is_plain:
             self.parallel = DataParallel(model, self.transport, self._outgoing)
 
-    def add_optimizer(self, model: nn.Module, optimizer: Optimizer, **objects: Any) -> None:
+    @property
+    def _is_plain(self) -> bool:
+        """Data parallelism of dto's own, which needs no optimizer to begin."""
+        recipe = self.recipe
+        return (
+            self.layout.name == "ddp"
+            and recipe.implementation == "dto"
+            and recipe.communication in (None, "native")
+        )
+
+    def add_optimizer(
+        self, model: nn.Module, optimizer: Optimizer, criterion: Any = None, **objects: Any
+    ) -> None:
         """Take charge of what is trained; `objects` are saved with it, None is left out."""
         self.add_model(model)
-        if self.subject is None or self.subject.optimizer is not optimizer:
-            optimizer.register_step_post_hook(self._stepped)
         known = {name: thing for name, thing in objects.items() if thing is not None}
-        self.subject = Subject(model, optimizer, known)
+        if self.subject is not None and self.subject.optimizer is optimizer:
+            self.subject.objects = known
+            return
+        optimizer.register_step_post_hook(self._stepped)
+        cut = None if self._is_plain else self._spread(model, optimizer, criterion)
+        self.subject = Subject(model, optimizer, known, cut)
+
+    def _spread(self, model: nn.Module, optimizer: Optimizer, criterion: Any) -> Cut | None:
+        from dto.runtime.spread import Spread
+
+        outline = Outline.of(model, parameter_names(model, optimizer))
+        self.parallel = self.spread = Spread(
+            model, optimizer, self.transport, self.layout, self.recipe, self._outgoing, criterion
+        )
+        if self.world.is_master:
+            log.info("%s on %s", self.layout.name, self.layout.mesh)
+        is_whole = self.parallel.held() is None
+        return None if is_whole else Cut(model, optimizer, self.parallel, outline)
 
     def add_loader(
         self,
@@ -120,7 +165,7 @@ class Session:
         """
         if isinstance(loader, PreparedLoader):
             return loader
-        batch = units_per_batch(loader) * batch_factor * self.world.size
+        batch = units_per_batch(loader) * batch_factor * self.layout.mesh.dp
         if is_training:
             batch = self.settings.global_batch_size or batch
             if self._loaded is not None and self._loaded.manifest.global_batch:
@@ -131,8 +176,8 @@ class Session:
                 warn_of_other_data(self._loaded.manifest.extra.get("data"), self.data)
         return PreparedLoader(
             loader,
-            world=self.world.size,
-            rank=self.world.rank,
+            world=self.layout.mesh.dp,
+            rank=self.replica,
             seed=self.seed,
             global_batch=batch,
             listener=self if is_training else None,
@@ -187,7 +232,7 @@ class Session:
         if self._loaded is not None:
             self.settle()
         elif self.step == 0 and self._trained == 0 and self.settings.seed is not None:
-            seed_everything(derive(self.settings.seed, "rank", self.world.rank))
+            seed_everything(derive(self.settings.seed, "rank", self.replica))
         self.progress.start()
 
     def settle(self) -> None:
@@ -199,11 +244,12 @@ class Session:
         if state is not None:
             restore_generators(state["generators"])
         else:  # another world: fresh streams, yet the same ones if this resume is repeated
-            seed_everything(derive(self.seed, "rank", self.world.rank, self.step, self.world.size))
+            seed_everything(derive(self.seed, "rank", self.replica, self.step, self.world.size))
         self._loaded = None
 
     def begin_batch(self, size: Size) -> None:
         self._own, self._loss, self._has_loss = size.own, 0.0, False
+        self.fewest_samples = max(1, size.total // self.layout.mesh.dp)
         if self.parallel is not None:
             self.parallel.set_weight(size.own, size.total)
 
@@ -212,6 +258,11 @@ class Session:
         value = loss.detach()
         self._loss = float(value) * self._own if value.device.type == "cpu" else value * self._own
         self._has_loss = True
+
+    @property
+    def pipeline(self) -> Pipeline | None:
+        """What takes batches through this rank's stage, where there are stages."""
+        return self.spread.pipeline if self.spread is not None else None
 
     @property
     def own_samples(self) -> int:
@@ -243,10 +294,12 @@ class Session:
         if control is not None:
             return control
         mine = self._outgoing()
-        values = torch.tensor([mine.stop, mine.samples, mine.save], device=self.device)
+        values = torch.zeros(4, dtype=torch.float64, device=self.device)
+        values[:3] = torch.tensor([mine.stop, mine.samples, mine.save], dtype=torch.float64)
+        values[3] = mine.loss
         self.transport.all_reduce(values)
-        stop, samples, save = values.tolist()
-        return Control(stop, samples, save)
+        stop, samples, save, loss = values.tolist()
+        return Control(stop, samples, save, loss)
 
     def _boundary(self, size: Size) -> None:
         control = self._agreed()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+
+from dto.runtime.recipe import Recipe
 
 logger = logging.getLogger("dto")
 STOPPED = 85
@@ -32,6 +34,7 @@ class Settings:
     seed: int | None = None
     run_dir: str | Path | None = None
     keep_last: int = 3
+    recipe: Recipe = field(default_factory=Recipe)
 
 
 def choose_device(device: str, local_rank: int) -> torch.device:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,9 +26,11 @@ from dto.runtime.epochs import (
     with_state,
 )
 from dto.runtime.loader import PreparedLoader, units_per_batch
+from dto.runtime.recipe import recipe_of
 from dto.runtime.scaling import scale_learning_rates
 from dto.runtime.session import Session
 from dto.runtime.settings import Settings, show_log
+from dto.runtime.steps import Criterion, Stepper
 from dto.runtime.stores import find_start
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -42,7 +44,8 @@ class DistributedTrainer(Archive):
     `DataLoader(batch_size=B)` means B per worker, unless `global_batch_size` fixes the sum.
     `auto_scale_lr` multiplies the learning rate by (global batch of the first attempt / B), once.
     A checkpoint is taken every `checkpoint_interval` epochs (0: none) and, if given, every
-    `checkpoint_every` ("200steps", "15m").
+    `checkpoint_every` ("200steps", "15m"). `strategy`, `mesh` and further `options` say how the
+    model is spread over the ranks and how a step is taken: see `dto.runtime.recipe.Recipe`.
     """
 
     def __init__(
@@ -61,8 +64,14 @@ class DistributedTrainer(Archive):
         global_batch_size: int | None = None,
         seed: int | None = None,
         run_dir: str | Path | None = None,
+        strategy: str = "ddp",
+        mesh: Mapping[str, int] | None = None,
+        **options: Any,
     ) -> None:
+        if backend == "torch":  # torch's own strategies, on whatever it talks with here
+            backend, options["implementation"] = "auto", "torch"
         settings = Settings(
+            recipe=recipe_of({"strategy": strategy, "mesh": mesh, **options}),
             backend=backend,
             device=device,
             checkpoint_every=checkpoint_every,
@@ -81,6 +90,7 @@ class DistributedTrainer(Archive):
         self._fits = 0
         self._histories: list[dict[str, Any]] = []
         self._scaled: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._steppers: weakref.WeakKeyDictionary[Optimizer, Stepper] = weakref.WeakKeyDictionary()
         self._base_batch: int | None = None
         self.session.extra = self._extra
         self.session.rank_extra = lambda: {"meter": self.meter.state()}
@@ -107,20 +117,34 @@ class DistributedTrainer(Archive):
         """Share a DataLoader out over the ranks. `train=False`: neither skipped nor counted."""
         if not isinstance(dataloader, PreparedLoader):
             self._base_batch = units_per_batch(dataloader) if train else self._base_batch
-        factor = self.size if self.auto_scale_batch_size else 1
+        factor = self.session.layout.mesh.dp if self.auto_scale_batch_size else 1
         return self.session.add_loader(
             dataloader, is_training=train, keeps_step=train, batch_factor=factor
         )
 
+    def stepper(self, model: nn.Module, optimizer: Optimizer, criterion: Criterion) -> Stepper:
+        """What takes steps on global batches of this model as the options say."""
+        known = self._steppers.get(optimizer)
+        if known is None or not known.is_for(model, criterion):
+            known = self._steppers[optimizer] = Stepper(self.session, model, optimizer, criterion)
+        return known
+
     def _prepare(
-        self, model: nn.Module, optimizer: Optimizer, scheduler: Any, **objects: Any
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        scheduler: Any,
+        criterion: Criterion | None = None,
+        **objects: Any,
     ) -> None:
         session = self.session
-        session.add_optimizer(model, optimizer, scheduler=scheduler, **objects)
+        if criterion is not None:
+            objects["grad_scaler"] = self.stepper(model, optimizer, criterion).scaler
+        session.add_optimizer(model, optimizer, criterion, scheduler=scheduler, **objects)
         is_resumed = session.loaded is not None and session.lr_factor is not None
         if self.auto_scale_lr and optimizer not in self._scaled and not is_resumed:
             base = self._base_batch or 1
-            whole = session.global_batch or base * self.size
+            whole = session.global_batch or base * session.layout.mesh.dp
             session.lr_factor = whole / base
             scale_learning_rates(optimizer, scheduler, session.lr_factor)
         self._scaled.add(optimizer)
@@ -161,7 +185,8 @@ class DistributedTrainer(Archive):
             return self._skip_fit(model, saved["histories"][this_fit])
         loader = self.prepare_dataloader(train_loader)
         validation = self._validation_loader(val_loader)
-        self._prepare(model, optimizer, scheduler, **with_state(kwargs))
+        steps = criterion if train_step_fn is None else None
+        self._prepare(model, optimizer, scheduler, steps, **with_state(kwargs))
         self.session.restore()
         history = self._begin_history(saved, this_fit)
         self.session.progress.total_steps = total_steps(loader, num_epochs)

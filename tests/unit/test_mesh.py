@@ -18,6 +18,7 @@ def test_every_rank_has_a_place_of_its_own_and_one_group_on_each_axis(mesh: Mesh
     assert sorted(places) == sorted(
         itertools.product(range(mesh.dp), range(mesh.pp), range(mesh.tp))
     )
+    assert [mesh.rank(**mesh.place(rank)) for rank in range(mesh.size)] == list(range(mesh.size))
     for axis in AXES:
         groups = mesh.groups(axis)
         assert sorted(sum(groups, [])) == list(range(mesh.size))

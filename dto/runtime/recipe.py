@@ -1,0 +1,101 @@
+"""How a model is trained on many ranks: strategy, mesh, batches, precision; checked at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+
+from dto.errors import ConfigError, UsageError
+from dto.runtime.mesh import Layout, lay_out
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+SCHEDULES = ("gpipe", "1f1b", "interleaved")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Further options of `DistributedTrainer`, by keyword."""
+
+    strategy: str = "ddp"
+    """ddp, zero1, zero2, zero3 (= fsdp), pipeline, tensor or ps."""
+    mesh: Mapping[str, int] | None = None
+    """Sizes of the axes dp, pp and tp, such as {"dp": 2, "pp": 2}; one left out gets the rest."""
+    implementation: str = "dto"
+    """"torch": torch's own DDP, fully_shard, pipelining and DTensor (`backend="torch"`)."""
+    accumulation_steps: int = 1
+    """Each rank cuts its part of the global batch into so many pieces, one after another."""
+    micro_batches: int | None = None
+    """Of a pipeline; twice the stages if not given."""
+    schedule: str = "1f1b"
+    """Of a pipeline: gpipe, 1f1b or interleaved."""
+    precision: str = "fp32"
+    """fp32; bf16 or fp16: autocast around forward, fp16 with a gradient scaler."""
+    clip_grad_norm: float | None = None
+    """The highest norm of all gradients together."""
+    communication: str | None = None
+    """The all-reduce of gradients: ring, tree, halving_doubling, hierarchical; None: native."""
+    units: Sequence[str] | None = None
+    """Of ZeRO: patterns of names of modules that are gathered as one (`dto.Zero`)."""
+    sequence_parallel: bool = False
+    """Of tensor parallelism: what is not cut works on a part of each sequence."""
+
+    def check(self) -> None:
+        """Raise ConfigError, naming what is legal, where a value is not."""
+        _one_of("implementation", self.implementation, ("dto", "torch"))
+        _one_of("precision", self.precision, tuple(PRECISIONS))
+        _one_of("schedule", self.schedule, SCHEDULES)
+        for name in ("accumulation_steps", "micro_batches"):
+            value = getattr(self, name)
+            is_whole = isinstance(value, int) and not isinstance(value, bool)
+            if value is not None and not (is_whole and value >= 1):
+                raise ConfigError(f"{name} is {value!r}: give a whole number from 1 on")
+        if self.clip_grad_norm is not None and not self.clip_grad_norm > 0:
+            raise ConfigError(f"clip_grad_norm is {self.clip_grad_norm!r}: give more than 0")
+        if self.communication is not None:
+            from dto.runtime.collectives import ALGORITHMS
+
+            _one_of("communication", self.communication, ALGORITHMS)
+
+    def layout(self, world: int) -> Layout:
+        """Its place on this many ranks.
+
+        Raises:
+            ConfigError: they do not fit, or options do not go together.
+        """
+        found = lay_out(self.strategy, self.mesh, world)
+        if self.communication not in (None, "native") and found.data != "ddp":
+            raise ConfigError(
+                f"communication={self.communication!r} is the all-reduce of ddp's gradients:"
+                f" {found.name} has none; leave it out"
+            )
+        if self.precision == "fp16" and found.mesh.pp > 1:
+            raise ConfigError("a pipeline has no gradient scaler: use precision='bf16' or fp32")
+        if self.implementation == "torch" and found.data == "ps":
+            raise ConfigError("torch has no parameter server: use the strategy with backend='auto'")
+        return found
+
+
+def recipe_of(options: Mapping[str, object]) -> Recipe:
+    """A checked recipe from keyword arguments.
+
+    Raises:
+        UsageError: one is unknown.
+        ConfigError: one has a value that cannot be.
+    """
+    known = [field.name for field in fields(Recipe)]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise UsageError(
+            f"DistributedTrainer has no option {', '.join(unknown)}: besides its own arguments it"
+            f" takes {', '.join(known)}"
+        )
+    recipe = Recipe(**options)  # type: ignore[arg-type]
+    recipe.check()
+    return recipe
+
+
+def _one_of(name: str, value: object, legal: Sequence[str]) -> None:
+    if value not in legal:
+        raise ConfigError(f"{name} is {value!r}: use one of {', '.join(legal)}")

@@ -1,0 +1,235 @@
+"""One model spread over a mesh: tensor parallel inside, then pipeline, data parallel outside."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from dto.checkpoint.sharded import Held, Part
+from dto.errors import ConfigError
+from dto.runtime.data_parallel import Control, DataParallel
+from dto.runtime.mesh import Layout
+from dto.runtime.pipeline import Pipeline
+from dto.runtime.recipe import PRECISIONS, Recipe
+from dto.runtime.strategy import Strategy
+from dto.runtime.tensor import TensorParallel
+from dto.runtime.transport import Transport, broadcast_all
+from dto.runtime.zero import Zero
+
+
+class Spread:
+    """The strategy of a whole mesh, made of those of its axes; the session knows this one only.
+
+    The model and the optimizer stay the user's objects: the optimizer steps what this rank holds.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        transport: Transport,
+        layout: Layout,
+        recipe: Recipe,
+        outgoing: Callable[[], Control],
+        criterion: Callable[..., torch.Tensor] | None,
+    ) -> None:
+        self.layout, self._transport = layout, transport
+        self.optimizer = optimizer
+        values = [*model.parameters(), *model.buffers()]
+        broadcast_all(transport, [value.detach() for value in values])
+        self._tensor = self._split_layers(model, recipe)
+        self.pipeline = self._cut_layers(model, recipe, criterion)
+        stage = self.pipeline.module if self.pipeline else model
+        self._locals = dict(stage.named_parameters())
+        self._inner = self._inner_held()
+        self._data = self._join_replicas(stage, recipe, outgoing)
+
+    # building, from the inside out
+
+    def _part(self, axis: str) -> Transport:
+        groups = self.layout.mesh.groups(axis)
+        return self._transport if len(groups) == 1 else self._transport.split(groups)
+
+    def _split_layers(self, model: nn.Module, recipe: Recipe) -> TensorParallel | None:
+        if self.layout.mesh.tp == 1:
+            return None
+        names = {id(param): name for name, param in model.named_parameters()}
+        found = TensorParallel(
+            model,
+            transport=self._part("tp"),
+            sequence_parallel=recipe.sequence_parallel,
+            backend=recipe.implementation,
+        )
+        now = dict(model.named_parameters())
+        for group in self.optimizer.param_groups:  # layers may have new parameters of their own
+            group["params"] = [now[names[id(p)]] for p in group["params"]]
+        return found
+
+    def _cut_layers(
+        self, model: nn.Module, recipe: Recipe, criterion: Callable[..., torch.Tensor] | None
+    ) -> Pipeline | None:
+        if self.layout.mesh.pp == 1:
+            return None
+        if criterion is None:
+            raise ConfigError(
+                "a pipeline trains whole batches: use trainer.fit without a train_step_fn,"
+                " or dto.Pipeline in your own loop"
+            )
+        pipeline = Pipeline(
+            model,
+            recipe.micro_batches or 2 * self.layout.mesh.pp,
+            recipe.schedule,
+            loss=criterion,
+            transport=self._part("pp"),
+            backend=recipe.implementation,
+            autocast=PRECISIONS[recipe.precision],
+        )
+        pipeline.adopt(self.optimizer)
+        return pipeline
+
+    def _join_replicas(
+        self, stage: nn.Module, recipe: Recipe, outgoing: Callable[[], Control]
+    ) -> Strategy | None:
+        transport = self._part("dp")
+        if self.layout.zero_stage:
+            return Zero(
+                stage,
+                self.optimizer,
+                self.layout.zero_stage,
+                transport=transport,
+                outgoing=outgoing,
+                units=recipe.units,
+                backend=recipe.implementation,
+            )
+        if not any(param.requires_grad for param in stage.parameters()):
+            return None
+        if recipe.communication not in (None, "native"):
+            from dto.runtime.collectives.patterned import Patterned
+
+            transport = Patterned(transport, str(recipe.communication))
+        return DataParallel(stage, transport, outgoing, backend=recipe.implementation)
+
+    # the strategy
+
+    @property
+    def name(self) -> str:
+        return self.layout.name
+
+    def set_weight(self, own: int, total: int) -> None:
+        if self._data is not None:
+            self._data.set_weight(own, total)
+
+    def no_sync(self) -> contextlib.AbstractContextManager[None]:
+        return self._data.no_sync() if self._data is not None else contextlib.nullcontext()
+
+    def synchronise(self) -> None:
+        if self._data is not None:
+            self._data.synchronise()
+
+    def take_control(self) -> Control | None:
+        control = self._data.take_control() if self._data is not None else None
+        return control if self.layout.is_flat else None  # it came from some of the ranks only
+
+    def broadcast_buffers(self) -> None:
+        if self._data is not None:
+            self._data.broadcast_buffers()
+
+    def reload(self) -> None:
+        if self._data is not None:
+            self._data.reload()
+
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[None]:
+        with self._data.whole() if self._data is not None else contextlib.nullcontext():
+            yield
+
+    def clip_grad_norm(self, max_norm: float) -> torch.Tensor:
+        """Each value counts once, whoever holds it how often."""
+        held = self.held()
+        if held is None:
+            assert self._data is not None
+            return self._data.clip_grad_norm(max_norm)
+        rank = self._transport.rank
+        grads = [one.tensor.grad for one in held if one.tensor.grad is not None]
+        mine = [
+            one.tensor.grad
+            for one in held
+            if one.tensor.grad is not None and min(one.replicas or (rank,)) == rank
+        ]
+        device = grads[0].device if grads else torch.device("cpu")
+        total = torch.zeros(1, dtype=torch.float64, device=device)
+        for grad in mine:
+            total += grad.detach().double().square().sum()
+        self._transport.all_reduce(total)
+        norm = math.sqrt(total.item())
+        if norm > max_norm and grads:
+            torch._foreach_mul_(grads, max_norm / (norm + 1e-6))
+        return torch.tensor(norm)
+
+    # what a checkpoint must know
+
+    def _inner_held(self) -> dict[int, Held]:
+        """Of each local parameter: what of the whole model it is, and who else has it."""
+        stage = self.pipeline.held() if self.pipeline is not None else []
+        layers = self._tensor.held() if self._tensor is not None else []
+        if not layers:
+            return {id(one.tensor): one for one in stage}
+        stages = {id(one.tensor): one.replicas for one in stage}
+        return {
+            id(one.tensor): Held(
+                one.tensor, one.parts, self._peers(one.replicas, stages.get(id(one.tensor), ()))
+            )
+            for one in layers
+            if self.pipeline is None or id(one.tensor) in stages
+        }
+
+    def _peers(self, tp: Sequence[int], pp: Sequence[int], dp: bool = False) -> tuple[int, ...]:
+        """Ranks with the same values: given ranks' places on tp and pp, mine or all on dp."""
+        mesh, me = self.layout.mesh, self._transport.rank
+        columns = {mesh.place(rank)["tp"] for rank in tp or (me,)}
+        stages = {mesh.place(rank)["pp"] for rank in pp or (me,)}
+        copies = range(mesh.dp) if dp else [mesh.place(me)["dp"]]
+        return tuple(sorted(mesh.rank(d, p, t) for d in copies for p in stages for t in columns))
+
+    def held(self) -> Sequence[Held] | None:
+        if self.layout.data in ("ddp", "ps") and self.layout.is_flat:
+            return None
+        outer = self._data.held() if self._data is not None else None
+        if outer is None:
+            return [self._widened(one) for one in self._inner.values()]
+        if not self._inner:
+            return outer
+        return [self._compose(one) for one in outer]
+
+    def _widened(self, one: Held) -> Held:
+        """Every data-parallel copy has the same."""
+        return Held(one.tensor, one.parts, self._peers(one.replicas, one.replicas, dp=True))
+
+    def _compose(self, outer: Held) -> Held:
+        """A shard of local parameters: from their places to places in the whole model."""
+        parts: list[Part] = []
+        replicas: tuple[int, ...] = ()
+        for part in outer.parts:
+            inner = self._inner[id(self._locals[part.name])]
+            replicas = inner.replicas
+            parts.extend(intersect(part, inner.parts))
+        return Held(outer.tensor, tuple(parts), replicas)
+
+
+def intersect(outer: Part, inner: Sequence[Part]) -> list[Part]:
+    """`outer` lies in a shard and covers a local tensor; `inner` covers the whole model."""
+    found = []
+    for part in inner:
+        begin = max(outer.begin, part.at)
+        end = min(outer.end, part.at + part.end - part.begin)
+        if begin < end:
+            shift = part.begin - part.at
+            at = outer.at + begin - outer.begin
+            found.append(Part(part.name, part.shape, begin + shift, end + shift, at))
+    return found
+
