@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dto.distributed_trainer import DistributedTrainer, create_distributed_trainer
     from dto.runtime.collectives import all_gather, all_reduce, broadcast, reduce_scatter
-    from dto.runtime.data_parallel import no_sync
+    from dto.runtime.data_parallel import DataParallel, no_sync
     from dto.runtime.distribute import distribute
     from dto.runtime.pipeline import Pipeline
     from dto.telemetry import log
 
 __version__ = "0.1.0"
 __all__ = [
+    "DataParallel",
     "DistributedTrainer",
     "Pipeline",
     "__version__",
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "DataParallel": "dto.runtime.data_parallel",
     "DistributedTrainer": "dto.distributed_trainer",
     "Pipeline": "dto.runtime.pipeline",
     "all_gather": "dto.runtime.collectives",

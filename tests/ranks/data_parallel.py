@@ -1,0 +1,64 @@
+"""Cases of data parallelism beyond those of programs/collective.py."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import nn
+
+import dto
+from dto.runtime.data_parallel import Control, DataParallel
+from dto.runtime.transport import Transport
+
+
+def small() -> nn.Sequential:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(7, 13), nn.Tanh(), nn.Linear(13, 5), nn.Linear(5, 3))
+    return model.double()
+
+
+def batch(rank: int, number: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(10 * rank + number)
+    return torch.randn(4, 7, generator=generator, dtype=torch.float64)
+
+
+def gradients(model: nn.Module) -> torch.Tensor:
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+def synchronises_later(transport: Transport) -> dict[str, Any]:
+    """Two backward passes that send nothing, then one call that does, beside doing it at once."""
+    later, at_once = small(), small()
+    parallel = DataParallel(later, transport, lambda: Control(samples=4.0), capacity_bytes=200)
+    reference = DataParallel(at_once, transport, capacity_bytes=200)
+    for number in range(2):
+        with parallel.no_sync():
+            later(batch(transport.rank, number)).square().mean().backward()
+        with reference.no_sync() if number == 0 else contextlib.nullcontext():
+            at_once(batch(transport.rank, number)).square().mean().backward()
+    parallel.synchronise()
+    told = parallel.take_control()
+    same = torch.equal(gradients(later), gradients(at_once))
+    before = float(gradients(later).norm())
+    norm = float(parallel.clip_grad_norm(before / 2))
+    return {
+        "same": same,
+        "samples": told.samples if told else None,
+        "norm": norm / before,
+        "clipped": float(gradients(later).norm()) / before,
+    }
+
+
+def joins_by_itself(transport: Transport) -> list[float]:
+    """Without a transport it is in step with the whole world, which it leaves running."""
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, transport.rank + 1.0)
+    parallel = dto.DataParallel(model)
+    started = model.weight.item()
+    model(torch.full((1, 1), float(transport.rank))).sum().backward()
+    assert model.weight.grad is not None
+    parallel.close()
+    transport.barrier()
+    return [started, model.weight.grad.item(), float(parallel.transport.size)]
