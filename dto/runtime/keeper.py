@@ -53,6 +53,12 @@ class Loaded:
     manifest: Manifest
     tensors: dict[str, torch.Tensor]
 
+    def rank_state(self, rank: int, mesh: list[int]) -> dict[str, Any] | None:
+        """What this rank saved; None where the ranks stood otherwise."""
+        ranks = self.manifest.extra.get("ranks", [])
+        then = self.manifest.extra.get("mesh", [len(ranks), 1, 1])
+        return dict(ranks[rank]) if then == mesh and len(ranks) > rank else None
+
 
 class Keeper:
     """Saves and loads for all ranks together. Every rank calls every method, except where said."""

@@ -42,7 +42,6 @@ class PreparedLoader:
     def __init__(
         self,
         loader: DataLoader[Any],
-        *,
         world: int,
         rank: int,
         seed: int,

@@ -26,6 +26,11 @@ class Mesh:
     def size(self) -> int:
         return self.dp * self.pp * self.tp
 
+    @property
+    def sizes(self) -> list[int]:
+        """As a checkpoint says it."""
+        return [self.dp, self.pp, self.tp]
+
     def place(self, rank: int) -> dict[str, int]:
         """Where a rank stands on each axis."""
         inner, tp = divmod(rank, self.tp)

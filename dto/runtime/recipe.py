@@ -58,6 +58,11 @@ class Recipe:
 
             _one_of("communication", self.communication, ALGORITHMS)
 
+    def is_plain(self, layout: Layout) -> bool:
+        """Data parallelism of dto's own on the transport's all-reduce: needs no optimizer."""
+        is_native = self.communication in (None, "native")
+        return layout.name == "ddp" and self.implementation == "dto" and is_native
+
     def layout(self, world: int) -> Layout:
         """Its place on this many ranks.
 

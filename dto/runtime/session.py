@@ -7,7 +7,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,8 +19,9 @@ from dto.checkpoint.sharded import Outline
 from dto.checkpoint.state import parameter_names
 from dto.checkpoint.store import Store
 from dto.errors import WorldError
+from dto.runtime.agreement import Agreement
 from dto.runtime.data import Size
-from dto.runtime.data_parallel import Control, DataParallel
+from dto.runtime.data_parallel import DataParallel
 from dto.runtime.every import parse_every
 from dto.runtime.keeper import Keeper, Loaded, Standing, Subject, put_back
 from dto.runtime.loader import PreparedLoader, units_per_batch
@@ -31,7 +31,7 @@ from dto.runtime.seeds import derive, seed_everything
 from dto.runtime.settings import Settings, Stopped, choose_device
 from dto.runtime.shards import Cut
 from dto.runtime.signals import LastWords, StopFlag, show_errors_in_one_line
-from dto.runtime.stores import next_attempt, open_store
+from dto.runtime.stores import open_store
 from dto.runtime.strategy import Strategy
 from dto.runtime.transport import open_transport
 from dto.runtime.world import read_world
@@ -74,6 +74,14 @@ class Session:
         self.progress = Progress(self.link, self.world.is_master)
         self.in_run = bool(env.get("DTO_RUN_DIR"))
         self.keeper = Keeper(self.transport, self.link, open_store(self.transport, settings, env))
+        self._agreement = Agreement(
+            self.transport,
+            self.device,
+            self.every,
+            lambda: self.stop.reason is not None,
+            lambda: self.keeper.saved_at,
+        )
+        self.note_loss = self._agreement.note_loss
         chosen = settings.seed if settings.seed is not None else torch.initial_seed()
         self.seed = int(self._from_master(chosen))
         self.step = 0
@@ -89,21 +97,13 @@ class Session:
         self.extra: Callable[[], dict[str, Any]] = dict
         self.rank_extra: Callable[[], dict[str, Any]] = dict
         self.pinned_generators: dict[str, Any] | None = None
-        self._loaded: Loaded | None = None
+        self.loaded: Loaded | None = None
+        """The checkpoint that this process goes on from, until it has arrived there."""
         self._boundary_step = 0
         self._trained = 0
-        self._own = 0
         self.fewest_samples = 1
         """What the rank with the smallest part of the current batch can cut into pieces."""
-        self._loss: float | torch.Tensor = 0.0
-        self._has_loss = False
-        atexit.register(self._leave)
-
-    # set-up
-
-    def store_at(self, path: Path) -> Store:
-        """Go on in `path`, as the next attempt of whoever wrote there before."""
-        return next_attempt(self.transport, path, self.settings.keep_last)
+        atexit.register(self._close)
 
     def _from_master(self, value: Any) -> Any:
         return self.transport.all_gather_object(value)[0]
@@ -113,18 +113,8 @@ class Session:
         if self._model is model:
             return
         self._model = model.to(self.device)
-        if self.world.size > 1 and self._is_plain:
-            self.parallel = DataParallel(model, self.transport, self._outgoing)
-
-    @property
-    def _is_plain(self) -> bool:
-        """Data parallelism of dto's own, which needs no optimizer to begin."""
-        recipe = self.recipe
-        return (
-            self.layout.name == "ddp"
-            and recipe.implementation == "dto"
-            and recipe.communication in (None, "native")
-        )
+        if self.world.size > 1 and self.recipe.is_plain(self.layout):
+            self.parallel = DataParallel(model, self.transport, self._agreement.outgoing)
 
     def add_optimizer(
         self, model: nn.Module, optimizer: Optimizer, criterion: Any = None, **objects: Any
@@ -136,18 +126,20 @@ class Session:
             self.subject.objects = known
             return
         optimizer.register_step_post_hook(self._stepped)
-        cut = None if self._is_plain else self._spread(model, optimizer, criterion)
+        is_plain = self.recipe.is_plain(self.layout)
+        cut = None if is_plain else self._spread(model, optimizer, criterion)
         self.subject = Subject(model, optimizer, known, cut)
 
     def _spread(self, model: nn.Module, optimizer: Optimizer, criterion: Any) -> Cut | None:
         from dto.runtime.spread import Spread
 
         outline = Outline.of(model, parameter_names(model, optimizer))
+        word = self._agreement.outgoing
         self.parallel = self.spread = Spread(
-            model, optimizer, self.transport, self.layout, self.recipe, self._outgoing, criterion
+            model, optimizer, self.transport, self.layout, self.recipe, word, criterion
         )
         if self.world.is_master:
-            log.info("%s on %s", self.layout.name, self.layout.mesh)
+            log.info("strategy %s on a mesh of %s", self.layout.name, self.layout.mesh)
         is_whole = self.parallel.held() is None
         return None if is_whole else Cut(model, optimizer, self.parallel, outline)
 
@@ -167,30 +159,24 @@ class Session:
             return loader
         batch = units_per_batch(loader) * batch_factor * self.layout.mesh.dp
         if is_training:
-            batch = self.settings.global_batch_size or batch
-            if self._loaded is not None and self._loaded.manifest.global_batch:
-                batch = self._loaded.manifest.global_batch
+            saved = self.loaded.manifest if self.loaded is not None else None
+            batch = (saved and saved.global_batch) or self.settings.global_batch_size or batch
             self.global_batch, self.data = batch, describe_data(loader)
             require_same(self.transport, "other training data", [self.data, f"batches of {batch}"])
-            if self._loaded is not None and self.world.is_master:
-                warn_of_other_data(self._loaded.manifest.extra.get("data"), self.data)
+            if saved is not None and self.world.is_master:
+                warn_of_other_data(saved.extra.get("data"), self.data)
+        listener = self if is_training else None
+        place = (self.layout.mesh.dp, self.replica)
         return PreparedLoader(
-            loader,
-            world=self.layout.mesh.dp,
-            rank=self.replica,
-            seed=self.seed,
-            global_batch=batch,
-            listener=self if is_training else None,
-            keeps_step=keeps_step,
-            agree=self._from_master,
+            loader, *place, self.seed, batch, listener, keeps_step, self._from_master
         )
 
     def look_for_checkpoint(self, store: Store | None = None, only: str | None = None) -> bool:
         """Read the checkpoint to go on from; the loader and the model learn of it later."""
-        self._loaded = self.keeper.load_newest(store or self.keeper.store, only)
-        if self._loaded is None:
+        self.loaded = self.keeper.load_newest(store or self.keeper.store, only)
+        if self.loaded is None:
             return False
-        manifest = self._loaded.manifest
+        manifest = self.loaded.manifest
         self.seed = int(manifest.position["seed"])
         self.step = self._boundary_step = manifest.step
         self.epoch, self.samples = manifest.position["epoch"], manifest.position["samples"]
@@ -201,35 +187,24 @@ class Session:
             self.link.post("event", name="resumed", text=text)
         return True
 
-    @property
-    def loaded(self) -> Loaded | None:
-        """The checkpoint that this process goes on from, until it has arrived there."""
-        return self._loaded
-
     def restore(self) -> None:
         """Put the checkpoint into model and optimizer."""
-        if self._loaded is not None and self.subject is not None:
-            put_back(self._loaded, self.subject, self.transport)
-
-    def rank_state(self) -> dict[str, Any] | None:
-        """What this rank saved; None on another number of ranks."""
-        assert self._loaded is not None
-        ranks = self._loaded.manifest.extra.get("ranks", [])
-        return dict(ranks[self.world.rank]) if len(ranks) == self.world.size else None
+        if self.loaded is not None and self.subject is not None:
+            put_back(self.loaded, self.subject, self.transport)
 
     # the training loader tells us
 
     def begin_epoch(self, epoch: int) -> int | None:
         """Samples to skip; None for an epoch that lies wholly behind the checkpoint."""
-        if self._loaded is not None and epoch < self.epoch:
+        if self.loaded is not None and epoch < self.epoch:
             return None
-        if self._loaded is None or epoch > self.epoch:
+        if self.loaded is None or epoch > self.epoch:
             self.epoch, self.samples = epoch, 0
         return self.samples
 
     def arrive(self) -> None:
         """Where the checkpoint was taken: whatever the script did on its way here is undone."""
-        if self._loaded is not None:
+        if self.loaded is not None:
             self.settle()
         elif self.step == 0 and self._trained == 0 and self.settings.seed is not None:
             seed_everything(derive(self.settings.seed, "rank", self.replica))
@@ -237,27 +212,21 @@ class Session:
 
     def settle(self) -> None:
         """Be exactly where the checkpoint was taken, generators and all."""
-        if self._loaded is None:
+        if self.loaded is None:
             return
         self.restore()
-        state = self.rank_state()
+        state = self.loaded.rank_state(self.world.rank, self.layout.mesh.sizes)
         if state is not None:
             restore_generators(state["generators"])
         else:  # another world: fresh streams, yet the same ones if this resume is repeated
             seed_everything(derive(self.seed, "rank", self.replica, self.step, self.world.size))
-        self._loaded = None
+        self.loaded = None
 
     def begin_batch(self, size: Size) -> None:
-        self._own, self._loss, self._has_loss = size.own, 0.0, False
+        self._agreement.begin(size.own)
         self.fewest_samples = max(1, size.total // self.layout.mesh.dp)
         if self.parallel is not None:
             self.parallel.set_weight(size.own, size.total)
-
-    def note_loss(self, loss: torch.Tensor) -> None:
-        """Tell the mean loss of this rank's part of the batch, before backward."""
-        value = loss.detach()
-        self._loss = float(value) * self._own if value.device.type == "cpu" else value * self._own
-        self._has_loss = True
 
     @property
     def pipeline(self) -> Pipeline | None:
@@ -267,43 +236,23 @@ class Session:
     @property
     def own_samples(self) -> int:
         """How many samples of the current batch count as this rank's."""
-        return self._own
+        return self._agreement.own
 
     def end_batch(self, size: Size) -> None:
         self.samples += size.total
         self._trained += size.total
         if self.step != self._boundary_step:
             self._boundary_step = self.last_words.step = self.step
-            self._boundary(size)
-
-    # boundaries
+            self._boundary()
 
     def _stepped(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if self.subject is not None and optimizer is self.subject.optimizer:
             self.step += 1
 
-    def _outgoing(self) -> Control:
-        waited = time.monotonic() - self.keeper.saved_at
-        is_due = self.world.is_master and self.every.is_time_due(waited)
-        wants_stop = self.stop.reason is not None
-        return Control(float(wants_stop), float(self._own), float(is_due), self._loss)
-
-    def _agreed(self) -> Control:
-        """The sums over all ranks: they came with the gradients, or are asked for here."""
-        control = self.parallel.take_control() if self.parallel is not None else self._outgoing()
-        if control is not None:
-            return control
-        mine = self._outgoing()
-        values = torch.zeros(4, dtype=torch.float64, device=self.device)
-        values[:3] = torch.tensor([mine.stop, mine.samples, mine.save], dtype=torch.float64)
-        values[3] = mine.loss
-        self.transport.all_reduce(values)
-        stop, samples, save, loss = values.tolist()
-        return Control(stop, samples, save, loss)
-
-    def _boundary(self, size: Size) -> None:
-        control = self._agreed()
-        loss = control.loss / max(control.samples, 1.0) if self._has_loss else None
+    def _boundary(self) -> None:
+        control = self._agreement.reached(self.parallel)
+        has_loss = self._agreement.has_loss
+        loss = control.loss / max(control.samples, 1.0) if has_loss else None
         self.progress.tick(Row(self.step, self.epoch, self._trained, loss))
         if control.stop:
             self.leave()
@@ -312,9 +261,7 @@ class Session:
 
     def poll(self) -> None:
         """A place outside training where all ranks are at once: leave, if any was told to."""
-        wanted = torch.tensor([float(self.stop.reason is not None)], device=self.device)
-        self.transport.all_reduce(wanted)
-        if wanted.item():
+        if self._agreement.wants_stop():
             self.leave()
 
     def leave(self) -> None:
@@ -340,10 +287,10 @@ class Session:
 
     def standing(self) -> Standing:
         position = {"epoch": self.epoch, "samples": self.samples, "seed": self.seed}
-        extra = {"lr_factor": self.lr_factor, "data": self.data, **self.extra()}
-        return Standing(self.step, position, self.global_batch, extra)
+        extra = {"lr_factor": self.lr_factor, "data": self.data, "mesh": self.layout.mesh.sizes}
+        return Standing(self.step, position, self.global_batch, {**extra, **self.extra()})
 
-    def _leave(self) -> None:
+    def _close(self) -> None:
         self.progress.flush()
         self.link.flush()
         if not self.last_words.has_failed:

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 
 from dto.checkpoint.sharded import Held
-from dto.runtime.data_parallel import Control
+from dto.runtime.control import Control
 
 
 class Strategy(Protocol):

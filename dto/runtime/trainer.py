@@ -31,7 +31,7 @@ from dto.runtime.scaling import scale_learning_rates
 from dto.runtime.session import Session
 from dto.runtime.settings import Settings, show_log
 from dto.runtime.steps import Criterion, Stepper
-from dto.runtime.stores import find_start
+from dto.runtime.stores import find_start, next_attempt
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 OptimizerT = TypeVar("OptimizerT", bound=Optimizer)
@@ -261,7 +261,7 @@ class DistributedTrainer(Archive):
         if found is None or session.in_run and str(path) == "auto":
             return 0
         directory, only = found
-        store = session.store_at(directory)
+        store = next_attempt(session.transport, directory, session.settings.keep_last)
         if not session.in_run:
             session.keeper.store = store
         session.look_for_checkpoint(store, only)
