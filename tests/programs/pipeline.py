@@ -20,10 +20,13 @@ from torch import nn
 
 from dto.errors import DtoError
 from dto.runtime.pipeline import Pipeline
+from dto.runtime.transport import open_transport
+from dto.runtime.world import read_world
 
 dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
 RANK = dist.get_rank()
-GROUPS = {2: dist.new_group([0, 1]), 3: None}
+WORLD = open_transport("gloo", read_world(os.environ), torch.device("cpu"), os.environ)
+TRANSPORTS = {2: WORLD.split([[0, 1], [2]]), 3: WORLD}
 SCHEDULES = ("gpipe", "1f1b", "interleaved")
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
@@ -117,7 +120,7 @@ def distance(pipeline: Pipeline, alone: nn.Module) -> float:
 
 def pipeline_of(model: nn.Module, stages: int, schedule: str = "1f1b", **more: Any) -> Pipeline:
     loss = nn.functional.cross_entropy
-    return Pipeline(model, 6, schedule, loss=loss, group=GROUPS[stages], **more)
+    return Pipeline(model, 6, schedule, loss=loss, transport=TRANSPORTS[stages], **more)
 
 
 def equals_one_process(stages: int, schedule: str, optimizer: str, dtype: torch.dtype) -> Any:

@@ -10,12 +10,12 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from dto.errors import ConfigError, WorldError
+from dto.errors import WorldError
+from dto.runtime.pipeline.activations import Activations
+from dto.runtime.pipeline.layers import Caller, Tensors
 from dto.runtime.pipeline.links import Links, Message, Shape, UnderWay, What
 from dto.runtime.pipeline.schedule import Action, Kind, make_plan
 from dto.runtime.pipeline.simulation import GRADIENTS_AHEAD
-
-Tensors = tuple[torch.Tensor, ...]
 
 
 class _Entry(torch.autograd.Function):
@@ -61,8 +61,8 @@ class MicroBatch:
 class Engine(Protocol):
     """Takes a batch forward and backward through this rank's chunks."""
 
-    def run(self, micro_batches: Sequence[MicroBatch]) -> float:
-        """Add up gradients; return the batch's loss on the last stage, 0 elsewhere."""
+    def run(self, micro_batches: Sequence[MicroBatch], scale: float) -> float:
+        """Add up gradients, `scale` times; return the batch's loss on the last stage, else 0."""
 
 
 class StageEngine:
@@ -79,18 +79,17 @@ class StageEngine:
         loss: Callable[..., torch.Tensor],
         micro_batches: int,
         schedule: str,
+        call: Caller,
     ) -> None:
-        self._links, self._chunks, self._loss = links, chunks, loss
+        self._links, self._chunks, self._loss, self._call = links, chunks, loss, call
         plan = make_plan(links.stages, micro_batches, schedule, len(chunks))
         self._actions = plan[links.stage]
         self._last = links.stages * len(chunks) - 1
-        # shapes that come and go, by part and micro-batch's key; sent once
-        self._shapes: dict[tuple[int, str], list[Shape]] = {}
-        self._told: dict[tuple[int, str], list[Shape]] = {}
+        self._between = Activations(links)
         self.peak_activations = 0
 
-    def run(self, micro_batches: Sequence[MicroBatch]) -> float:
-        self._batch = micro_batches
+    def run(self, micro_batches: Sequence[MicroBatch], scale: float) -> float:
+        self._batch, self._scale = micro_batches, scale
         self._total = 0.0
         self._held: dict[Action, _Held] = {}
         self._posted: dict[Action, UnderWay] = {}
@@ -129,14 +128,17 @@ class StageEngine:
         part, micro_batch = self._part(action), self._batch[action.micro_batch]
         held = _Held((), [], [])
         inputs = self._enter(action, held) if part else micro_batch.inputs
-        outputs = run_layers(self._chunks[action.chunk], inputs)
+        outputs = self._call(self._chunks[action.chunk], inputs)
         if part == self._last:
             output = outputs[0] if len(outputs) == 1 else outputs
-            loss = self._loss(output, micro_batch.targets) * micro_batch.share
+            with self._call.precision():
+                loss = self._loss(output, micro_batch.targets) * micro_batch.share
             self._total += float(loss.detach())
-            outputs = (loss,)
+            outputs = (loss * self._scale if self._scale != 1.0 else loss,)
         else:
-            self._send_on(action, outputs)
+            *shapes, sent = self._between.send(part, action.micro_batch, micro_batch.key, outputs)
+            self._texts += shapes
+            self._activations[action] = sent
         held.outputs = outputs
         self._held[action] = held
         self.peak_activations = max(self.peak_activations, len(self._held))
@@ -154,7 +156,8 @@ class StageEngine:
         if part:
             pairs = zip(held.shapes, held.gradients, strict=True)
             backward = [g[0] if g else torch.zeros(s.sizes, dtype=s.dtype) for s, g in pairs]
-            name = self._name(What.GRADIENT, action, -1)
+            peer = (part - 1) % self._links.stages
+            name = Message(What.GRADIENT, peer, action.micro_batch, part - 1)
             self._gradients.append(self._links.send(name, backward))
             while len(self._gradients) > GRADIENTS_AHEAD:
                 self._gradients.popleft().wait()
@@ -164,18 +167,6 @@ class StageEngine:
     def _part(self, action: Action) -> int:
         return action.chunk * self._links.stages + self._links.stage
 
-    def _name(self, what: What, action: Action, step: int) -> Message:
-        """A message to the part after (1) or before (-1) this one."""
-        part = self._part(action) + step
-        return Message(what, part % self._links.stages, action.micro_batch, part)
-
-    def _coming(self, action: Action) -> Message:
-        """The message that the action needs."""
-        part = self._part(action)
-        forward = action.kind is Kind.FORWARD
-        what, peer = (What.ACTIVATION, part - 1) if forward else (What.GRADIENT, part + 1)
-        return Message(what, peer % self._links.stages, action.micro_batch, part)
-
     def _post(self, action: Action) -> None:
         """Begin to receive what the next action needs, where its shapes are known already."""
         ends = 0 if action.kind is Kind.FORWARD else self._last
@@ -183,24 +174,28 @@ class StageEngine:
             return
         shapes = self._expected(action)
         if shapes is not None:
-            self._posted[action] = self._links.receive(self._coming(action), shapes)
+            self._posted[action] = self._begin(action, shapes)
 
     def _expected(self, action: Action) -> list[Shape] | None:
         if action.kind is Kind.FORWARD:
             key = self._batch[action.micro_batch].key
-            return self._shapes.get((self._part(action), key))
+            return self._between.shapes(self._part(action), key)
         held = self._held.get(Action(Kind.FORWARD, action.micro_batch, action.chunk))
         return [Shape.of(o) for o in held.outputs if o.requires_grad] if held else None
+
+    def _begin(self, action: Action, shapes: Sequence[Shape]) -> UnderWay:
+        part, number = self._part(action), action.micro_batch
+        if action.kind is Kind.FORWARD:
+            return self._between.receive(part, number, shapes)
+        peer = (part + 1) % self._links.stages
+        return self._links.receive(Message(What.GRADIENT, peer, number, part), shapes)
 
     def _receive(self, action: Action) -> list[torch.Tensor]:
         shapes = self._expected(action)
         if shapes is None:
-            part, key = self._part(action), self._batch[action.micro_batch].key
-            coming = self._coming(action)
-            name = Message(What.SHAPES, coming.peer, coming.number, part)
-            shapes = self._shapes[part, key] = self._links.receive_shapes(name)
-        posted = self._posted.pop(action, None)
-        return (posted or self._links.receive(self._coming(action), shapes)).wait()
+            key = self._batch[action.micro_batch].key
+            shapes = self._between.learn(self._part(action), action.micro_batch, key)
+        return (self._posted.pop(action, None) or self._begin(action, shapes)).wait()
 
     def _enter(self, action: Action, held: _Held) -> Tensors:
         """Receive what a forward needs and make it part of the graph."""
@@ -216,30 +211,3 @@ class StageEngine:
                 )
             entered.append(tensor)
         return tuple(entered)
-
-    def _send_on(self, action: Action, outputs: Tensors) -> None:
-        """Send activations; before the first of a kind, their shapes."""
-        if not all(isinstance(output, torch.Tensor) for output in outputs):
-            kinds = ", ".join(sorted({type(output).__name__ for output in outputs}))
-            raise ConfigError(f"a stage hands on a tensor or a tuple of tensors, not {kinds}")
-        shapes = [Shape.of(output) for output in outputs]
-        key = self._batch[action.micro_batch].key
-        known = self._told.setdefault((self._part(action), key), shapes)
-        if known is shapes:
-            name = self._name(What.SHAPES, action, 1)
-            self._texts.append(self._links.send_shapes(name, shapes))
-        elif known != shapes:
-            raise WorldError(
-                f"stage {self._links.stage} made {shapes} of an input of which it made {known}"
-                " before: in a pipeline, shapes may depend on the input's shape alone"
-            )
-        sent = self._links.send(self._name(What.ACTIVATION, action, 1), outputs)
-        self._activations[action] = sent
-
-
-def run_layers(layers: Sequence[nn.Module], values: Tensors) -> Tensors:
-    """Call one layer with the output of the other, as nn.Sequential does: a tuple stays one."""
-    value: Any = values[0] if len(values) == 1 else values
-    for layer in layers:
-        value = layer(value)
-    return value if isinstance(value, tuple) else (value,)

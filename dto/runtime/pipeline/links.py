@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from dto.errors import ConfigError, WorldError
+from dto.runtime.transport import Message as Moving
+from dto.runtime.transport import Messenger, Transport
 
+SECONDS = 1800.0
 _TEXT_BYTES = 2048
 _MOST_TENSORS = 16
 
@@ -61,39 +62,56 @@ class UnderWay:
 
     def __init__(self, links: Links, message: Message, tensors: list[torch.Tensor]) -> None:
         self._links, self._message, self._tensors = links, message, tensors
-        self.works: list[Any] = []
+        self.moving: list[Moving] = []
 
     def wait(self) -> list[torch.Tensor]:
         """Return when the tensors may be used again.
 
         Raises:
-            WorldError: the other stage went away, or sent something else.
+            WorldError: the other stage went away, is too slow, or sent something else.
         """
-        rank = self._links.global_rank(self._message.peer)
-        lost = f"stage {self._message.peer} (rank {rank}) at {self._message}"
-        with _naming(f"stage {self._links.stage} lost {lost}"):
-            for work in self.works:
-                work.wait()
+        try:
+            for one in self.moving:
+                one.wait(self._links.timeout_seconds)
+        except RuntimeError as error:
+            raise self._links.lost(self._message, error) from None
         return self._tensors
 
 
 class Links:
-    """One stage's connections to the others of its group. Needs a transport that can send."""
+    """One stage's connections to the others of its pipeline.
 
-    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
-        joined = dist.is_initialized()
-        self.group = group
-        self.stage = dist.get_rank(group) if joined else 0
-        self.stages = dist.get_world_size(group) if joined else 1
+    Args:
+        transport: its ranks are the stages; it must be able to send, and by name.
+        timeout_seconds: how long one message may take.
+    """
+
+    def __init__(self, transport: Transport, timeout_seconds: float = SECONDS) -> None:
+        self.transport, self.timeout_seconds = transport, timeout_seconds
+        self.stage, self.stages = transport.rank, transport.size
         self._kept: dict[Message, list[torch.Tensor]] = {}  # what a lone stage sends to itself
-        backends = dist.get_backend_config(group) if joined else ""
-        if self.stages > 1 and "cpu:gloo" not in backends:
+        if self.stages == 1:
+            return
+        if not isinstance(transport, Messenger) or transport.name == "nccl":
             raise ConfigError(
-                f"a pipeline sends messages by name, which {backends} cannot: use gloo"
+                f"a pipeline sends messages by name, which {transport.name} cannot: use gloo"
             )
+        self._messenger: Messenger = transport
 
     def global_rank(self, stage: int) -> int:
-        return stage if self.group is None else dist.get_global_rank(self.group, stage)
+        number: Callable[[int], int] | None = getattr(self.transport, "global_rank", None)
+        return stage if number is None else number(stage)
+
+    def lost(self, message: Message, error: RuntimeError) -> WorldError:
+        """Say who is gone and what was to come, without Gloo's source line and advice."""
+        peer = f"stage {message.peer} (rank {self.global_rank(message.peer)}) at {message}"
+        return WorldError(f"stage {self.stage} lost {peer}: {self._reason(error)}")
+
+    def _reason(self, error: RuntimeError) -> str:
+        text = str(error).split("] ", 1)[-1].split(". ")[0]
+        if "imed out" in text:
+            return f"no answer within {self.timeout_seconds:g} s"
+        return text
 
     def send(self, message: Message, tensors: Sequence[torch.Tensor]) -> UnderWay:
         """Start sending; the tensors must not change until it is waited for."""
@@ -103,11 +121,8 @@ class Links:
         sent = UnderWay(self, message, ready)
         if message.peer == self.stage:
             self._kept[message] = ready
-            return sent
-        peer = self.global_rank(message.peer)
-        for index, tensor in enumerate(ready):
-            tag = self._tag(message, index)
-            sent.works.append(dist.isend(tensor, peer, group=self.group, tag=tag))
+        else:
+            self._start(self._messenger.send_async, sent, message, ready)
         return sent
 
     def receive(self, message: Message, shapes: Sequence[Shape]) -> UnderWay:
@@ -116,11 +131,21 @@ class Links:
             return UnderWay(self, message, self._kept.pop(message))
         ready = [torch.empty(shape.sizes, dtype=shape.dtype) for shape in shapes]
         coming = UnderWay(self, message, ready)
-        peer = self.global_rank(message.peer)
-        for index, tensor in enumerate(ready):
-            tag = self._tag(message, index)
-            coming.works.append(dist.irecv(tensor, peer, group=self.group, tag=tag))
+        self._start(self._messenger.receive_async, coming, message, ready)
         return coming
+
+    def _start(
+        self,
+        move: Callable[[torch.Tensor, int, int], Moving],
+        under_way: UnderWay,
+        message: Message,
+        tensors: Sequence[torch.Tensor],
+    ) -> None:
+        try:
+            for index, tensor in enumerate(tensors):
+                under_way.moving.append(move(tensor, message.peer, self._tag(message, index)))
+        except RuntimeError as error:
+            raise self.lost(message, error) from None
 
     def _tag(self, message: Message, index: int) -> int:
         name = (message.number * 1024 + message.part) * len(What) + message.what
@@ -153,22 +178,15 @@ class Links:
 
     def all_gather_object(self, value: Any) -> list[Any]:
         """Every stage's value, by stage."""
-        gathered: list[Any] = [value] * self.stages
-        if self.stages > 1:
-            dist.all_gather_object(gathered, value, group=self.group)
-        return gathered
+        return self.transport.all_gather_object(value)
 
     def broadcast(self, tensor: torch.Tensor, stage: int) -> None:
         """Overwrite `tensor` with the one of `stage`, in place."""
-        if self.stages > 1:
-            with _naming(f"stage {self.stage} lost another at the message to all"):
-                dist.broadcast(tensor, src=self.global_rank(stage), group=self.group)
-
-
-@contextlib.contextmanager
-def _naming(what: str) -> Iterator[None]:
-    """Say who is gone and what was to come, without Gloo's source line and advice."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise WorldError(f"{what}: {str(error).split('] ', 1)[-1].split('. ')[0]}") from None
+        dense = tensor.contiguous()
+        try:
+            self.transport.broadcast(dense, stage)
+        except RuntimeError as error:
+            what = f"stage {self.stage} lost another at the message to all"
+            raise WorldError(f"{what}: {self._reason(error)}") from None
+        if dense is not tensor:
+            tensor.copy_(dense)

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
+from dto.checkpoint.sharded import Held
 from dto.errors import ConfigError
 from dto.runtime.pipeline.engine import Engine, MicroBatch, StageEngine
-from dto.runtime.pipeline.links import Links
+from dto.runtime.pipeline.evaluation import Evaluator, Measure
+from dto.runtime.pipeline.layers import Caller
+from dto.runtime.pipeline.links import SECONDS, Links
+from dto.runtime.pipeline.ownership import Ownership
 from dto.runtime.pipeline.partition import count_costs, cut, layers_of, measure_costs
 from dto.runtime.pipeline.schedule import make_plan
-from dto.runtime.pipeline.tied import Tied, TiedWeights
+from dto.runtime.pipeline.tied import TiedWeights
 from dto.runtime.sameness import describe_model, require_same
 from dto.runtime.transport import Transport, open_transport
-from dto.runtime.world import read_world
+from dto.runtime.world import World, read_world
 
 BACKENDS = ("dto", "torch")
 
@@ -27,10 +32,13 @@ class Pipeline:
     """Trains a model that is spread over the ranks of a group, stage after stage.
 
     Every rank builds the same model, hands it over, and calls `step` with the same batches; this
-    rank's stage keeps its layers and lets go of the others. Parameters start as rank 0 has them.
-    An optimizer takes `pipeline.parameters()`. After `step`, gradients are those of the mean loss
-    of the whole batch, as one process would have them, if `loss` is a mean over samples and no
-    layer mixes samples (BatchNorm sees one micro-batch at a time).
+    rank's stage keeps its layers and lets go of the others' memory: their parameters keep their
+    shapes and read as not a number. Parameters start as rank 0 has them. An optimizer takes
+    `pipeline.parameters()`, or is made over the whole model before and handed to `adopt`.
+
+    After `step`, gradients are those of the mean loss of the whole batch, as one process would
+    have them, if `loss` is a mean over samples and no layer mixes samples (BatchNorm sees one
+    micro-batch at a time).
 
     Args:
         model: an nn.Sequential, a model with `pipeline_stages()`, or a list of modules.
@@ -40,8 +48,12 @@ class Pipeline:
         chunks: parts of the model per stage; 2 for interleaved if not given, else 1.
         costs: what each layer costs, for the cut; `sample`, a micro-batch, has stage 0 measure
             them. Without either, layers are weighed by their parameters.
-        group: the ranks of this pipeline; all if not given.
+        transport: its ranks are the stages; if not given, all ranks of the world. Stages talk by
+            Gloo from memory, so the model must be on the CPU.
         backend: "torch" has torch.distributed.pipelining carry the schedule out.
+        checkpoint_activations: layers keep their inputs alone and are computed again in backward.
+        autocast: compute in this type, as `torch.autocast` does; parameters keep theirs.
+        timeout_seconds: how long a stage waits for another.
     """
 
     def __init__(
@@ -54,11 +66,15 @@ class Pipeline:
         chunks: int | None = None,
         costs: Sequence[float] | None = None,
         sample: Any = None,
-        group: dist.ProcessGroup | None = None,
+        transport: Transport | None = None,
         backend: str = "dto",
+        checkpoint_activations: bool = False,
+        autocast: torch.dtype | None = None,
+        timeout_seconds: float = SECONDS,
     ) -> None:
-        self._transport = _join()
-        self._links = Links(group)
+        self._is_joined = transport is None
+        self.transport = _join() if transport is None else transport
+        self._links = Links(self.transport, timeout_seconds)
         self.stage, self.stages = self._links.stage, self._links.stages
         self.micro_batches, self.schedule = micro_batches, schedule
         self.chunks = (2 if schedule == "interleaved" else 1) if chunks is None else chunks
@@ -67,14 +83,20 @@ class Pipeline:
         whole = model if isinstance(model, nn.Module) else nn.ModuleList(layers)
         self._agree(whole, backend)
         self.cut = cut(self._weigh(layers, costs, sample), self.stages * self.chunks)
+        stage_of = [
+            n % self.stages for n, part in enumerate(self.cut) for _ in range(len(part))
+        ]
+        self._own = Ownership(self._links, whole, layers, stage_of)
         self._start_equal(whole)
+        self._own.release()
         mine = self.cut[self.stage :: self.stages]
         parts = [[layers[number] for number in part] for part in mine]
         self.module = nn.ModuleList(nn.ModuleList(part) for part in parts)
         """This stage's layers, chunk by chunk."""
-        self._names, tied = self._find_parameters(whole, layers)
-        self._tied = TiedWeights(self._links, tied)
-        self._engine = self._make_engine(backend, parts, loss)
+        self._tied = TiedWeights(self._links, self._own.tied())
+        call = Caller(checkpoint_activations, autocast)
+        self._engine = self._make_engine(backend, parts, loss, call)
+        self._evaluator = Evaluator(self._links, parts, loss, call)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """This stage's parameters."""
@@ -82,31 +104,89 @@ class Pipeline:
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """This stage's parameters, by their names in the whole model."""
-        return iter(self._names.items())
+        return iter(self._own.parameters().items())
 
     @property
     def peak_activations(self) -> int:
         """The most micro-batches whose activations were held at once; torch's are not counted."""
         return getattr(self._engine, "peak_activations", 0)
 
-    def step(self, inputs: torch.Tensor | tuple[torch.Tensor, ...], targets: Any) -> float:
+    def step(
+        self, inputs: torch.Tensor | tuple[torch.Tensor, ...], targets: Any, scale: float = 1.0
+    ) -> float:
         """Take a batch forward and backward; gradients add up. Returns its loss, on every stage.
+
+        Gradients are those of the loss times `scale`: of a loss scaler, or where several pipelines
+        share a batch unevenly (its share times their number).
 
         Raises:
             ConfigError: the batch has fewer samples than there are micro-batches.
             WorldError: a stage went away, or got another batch.
         """
-        batch = self._split(inputs if isinstance(inputs, tuple) else (inputs,), targets)
+        batch = self._split(inputs, targets)
+        if len(batch) < self.micro_batches:
+            count, rows = self.micro_batches, len(batch)
+            raise ConfigError(
+                f"a batch of {rows} cannot be cut into {count} micro-batches: use a batch of"
+                f" {count} or more, or fewer micro-batches"
+            )
         self._tied.set_aside()
-        loss = torch.tensor([self._engine.run(batch)], dtype=torch.float64)
+        loss = self._engine.run(batch, scale)
         self._tied.add_up()
-        self._links.broadcast(loss, self.stages - 1)
-        return float(loss)
+        return self._tell_all(loss)[0]
+
+    def evaluate(
+        self,
+        inputs: torch.Tensor | tuple[torch.Tensor, ...],
+        targets: Any,
+        measure: Measure | None = None,
+    ) -> tuple[float, float]:
+        """Take a batch of any size forward, layers as in `eval()`, without gradients.
+
+        Returns, on every stage, its loss and the mean of `measure(output, targets)`, a mean over
+        a micro-batch's samples such as the share that is right (0 if not given).
+
+        Raises:
+            WorldError: a stage went away, or got another batch.
+        """
+        loss, measured = self._evaluator.run(self._split(inputs, targets), measure)
+        loss, measured = self._tell_all(loss, measured)
+        return loss, measured
+
+    def adopt(self, optimizer: torch.optim.Optimizer) -> None:
+        """Leave this stage's parameters in an optimizer made over all of the model's.
+
+        Its groups stay, if need be empty; what it knew of other parameters is dropped.
+
+        Raises:
+            ConfigError: it has a parameter that is not the model's.
+        """
+        self._own.adopt(optimizer)
+
+    def held(self, ranks: Sequence[Sequence[int]] | None = None) -> list[Held]:
+        """This stage's parameters for a checkpoint, by their names in the whole model.
+
+        Args:
+            ranks: by stage, the global ranks that hold it, where several pipelines train the same
+                model; those of this one alone if not given.
+        """
+        return self._own.held(ranks)
+
+    def held_buffers(self, shared: bool = True) -> dict[str, torch.Tensor]:
+        """This stage's part of the buffers in the model's state_dict, by name.
+
+        Without `shared`, each buffer is on one stage only: the one that should save it.
+        """
+        return self._own.buffers(shared)
+
+    def whole(self) -> AbstractContextManager[None]:
+        """Inside, the model is complete on every stage. All enter together."""
+        return self._own.whole()
 
     def close(self) -> None:
         """Leave the world, where this pipeline joined it."""
-        if self._transport is not None:
-            self._transport.close()
+        if self._is_joined:
+            self.transport.close()
 
     # setting up
 
@@ -136,58 +216,45 @@ class Pipeline:
         for value in [*whole.parameters(), *whole.buffers()]:
             self._links.broadcast(value.detach(), 0)
 
-    def _find_parameters(
-        self, whole: nn.Module, layers: Sequence[nn.Module]
-    ) -> tuple[dict[str, nn.Parameter], list[Tied]]:
-        """This stage's parameters by name, and which of them other stages hold, too."""
-        holders: dict[nn.Parameter, set[int]] = {}
-        for part, numbers in enumerate(self.cut):
-            for number in numbers:
-                for parameter in layers[number].parameters():
-                    holders.setdefault(parameter, set()).add(part % self.stages)
-        named = list(whole.named_parameters())
-        left_out = [name for name, parameter in named if parameter not in holders]
-        if left_out:
-            raise ConfigError(f"pipeline_stages() leaves out {', '.join(left_out[:3])}")
-        names = {name: value for name, value in named if self.stage in holders[value]}
-        tied = [
-            Tied(number, value, sorted(holders[value]))
-            for number, (_, value) in enumerate(named)
-            if self.stage in holders[value] and len(holders[value]) > 1 and value.requires_grad
-        ]
-        return names, tied
-
     def _make_engine(
-        self, backend: str, parts: Sequence[Sequence[nn.Module]], loss: Callable[..., torch.Tensor]
+        self,
+        backend: str,
+        parts: Sequence[Sequence[nn.Module]],
+        loss: Callable[..., torch.Tensor],
+        call: Caller,
     ) -> Engine:
         if backend == "torch":
             from dto.runtime.pipeline.torch_engine import TorchEngine
 
-            return TorchEngine(self._links, parts, loss, self.micro_batches, self.schedule)
-        return StageEngine(self._links, parts, loss, self.micro_batches, self.schedule)
+            return TorchEngine(self._links, parts, loss, self.micro_batches, self.schedule, call)
+        return StageEngine(self._links, parts, loss, self.micro_batches, self.schedule, call)
 
-    def _split(self, inputs: tuple[torch.Tensor, ...], targets: Any) -> list[MicroBatch]:
-        rows, count = len(inputs[0]), self.micro_batches
-        if rows < count:
-            raise ConfigError(
-                f"a batch of {rows} cannot be cut into {count} micro-batches: use a batch of"
-                f" {count} or more, or fewer micro-batches"
-            )
-        pieces = zip(*(torch.tensor_split(value, count) for value in inputs), strict=True)
+    # batches
+
+    def _split(
+        self, inputs: torch.Tensor | tuple[torch.Tensor, ...], targets: Any
+    ) -> list[MicroBatch]:
+        """Micro-batches; as many as there are samples where those are fewer."""
+        values = inputs if isinstance(inputs, tuple) else (inputs,)
+        rows = len(values[0])
+        count = min(self.micro_batches, rows)
+        pieces = zip(*(torch.tensor_split(value, count) for value in values), strict=True)
         wanted = torch.tensor_split(targets, count)
         return [
             MicroBatch(piece, target, len(piece[0]) / rows)
             for piece, target in zip(pieces, wanted, strict=True)
         ]
 
+    def _tell_all(self, *values: float) -> list[float]:
+        """What the last stage found."""
+        found = torch.tensor(values, dtype=torch.float64)
+        self._links.broadcast(found, self.stages - 1)
+        return list(found.tolist())
 
-def _join() -> Transport | None:
-    """Join the world that the launcher made, unless the script did; None where it did."""
+
+def _join() -> Transport:
+    """Join the world that the launcher or the script made."""
     if dist.is_initialized():
-        return None
-    transport = open_transport("auto", read_world(os.environ), torch.device("cpu"), os.environ)
-    if transport.size > 1 and "send" not in transport.capabilities:
-        raise ConfigError(
-            f"a pipeline needs send and receive, which {transport.name} has not: use gloo"
-        )
-    return transport
+        world = World(dist.get_rank(), dist.get_world_size())
+        return open_transport("gloo", world, torch.device("cpu"), os.environ)
+    return open_transport("auto", read_world(os.environ), torch.device("cpu"), os.environ)

@@ -64,6 +64,11 @@ def peak_in_flight(actions: tuple[Action, ...]) -> int:
     return peak
 
 
+def forward_order(stages: int, micro_batches: int, chunks: int = 1) -> list[Action]:
+    """Every stage's actions where nothing goes backward."""
+    return _orders(stages, micro_batches, chunks)[0]
+
+
 def _orders(stages: int, micro_batches: int, chunks: int) -> tuple[list[Action], list[Action]]:
     """Forwards and backwards of a stage: `stages` micro-batches through one chunk after the other.
 
