@@ -11,6 +11,7 @@ import pytest
 
 from dto.runtime.pipeline.schedule import make_plan, peak_in_flight
 from tests.helpers import PROGRAMS
+from tests.processes.pool import pool
 from tests.processes.test_runtime_ranks import environments
 
 pytestmark = pytest.mark.process
@@ -121,3 +122,52 @@ def test_another_batch_and_a_lost_stage_are_errors_that_name_the_stage(results: 
     assert third.startswith("stage 2 got another batch than stage 1")
     assert second.startswith("stage 1 lost stage 2 (rank 2) at the gradient of micro-batch 0")
     assert first.startswith("stage 0 lost stage 1 (rank 1) at the gradient of micro-batch 0")
+
+
+@pytest.mark.parametrize("stages", [2, 3])
+def test_an_evaluation_of_any_size_equals_one_process_on_every_stage(stages: int) -> None:
+    for rank in pool("gloo").run("pipeline.evaluates", stages):
+        assert max(rank) <= 1e-10
+
+
+@pytest.mark.parametrize(("optimizer", "schedule"), [("sgd", "1f1b"), ("adamw", "interleaved")])
+def test_pipelines_side_by_side_share_uneven_batches_as_one_process(
+    optimizer: str, schedule: str
+) -> None:
+    found = pool("gloo").run("pipeline.grid", 4, optimizer=optimizer, schedule=schedule)
+    assert max(max(rank) for rank in found) <= 1e-10
+
+
+def test_an_optimizer_over_the_whole_model_keeps_what_the_stage_has() -> None:
+    found = pool("gloo").run("pipeline.adopts", 3)
+    first, second = ["body.0.weight", "body.0.bias"], ["body.2.weight", "body.2.bias"]
+    embed = ["embed.weight"]
+    assert [rank["groups"] for rank in found] == [[first, embed], [second, []], [[], embed]]
+    assert [rank["states"] for rank in found] == [sorted(first + embed), second[::-1], embed]
+    for rank in found:
+        assert rank["rates"] == [0.5, 0.25] and rank["is in place"] and rank["is whole"]
+        assert all(rank["shapes"]) and rank["sums"] == found[0]["sums"]
+        everything = [*embed, *first, *second]
+        mine = [name for group in rank["groups"] for name in group]
+        assert rank["gone"] == [name for name in everything if name not in mine]
+
+
+def test_a_checkpoint_learns_which_ranks_hold_what() -> None:
+    found = pool("gloo").run("pipeline.adopts", 3)
+    tied = ["embed.weight", [13, 6], [0, 2]]
+    assert [rank["held"] for rank in found] == [
+        [tied, ["body.0.weight", [6, 6], []], ["body.0.bias", [6], []]],
+        [["body.2.weight", [6, 6], []], ["body.2.bias", [6], []]],
+        [tied],
+    ]
+    assert [rank["grid"][0] for rank in found] == [[0, 2, 3, 5], [1, 4], [0, 2, 3, 5]]
+    assert [rank["buffers"] for rank in found] == [[], ["body.1.calls"], ["body.3.calls"]]
+
+
+def test_an_optimizer_with_a_parameter_of_its_own_is_refused() -> None:
+    for text in pool("gloo").run("pipeline.strange_parameter", 2):
+        assert text.startswith("the optimizer has a parameter of shape (2, 5) that is not the")
+
+
+def test_a_stage_gives_back_the_memory_of_the_others() -> None:
+    assert min(pool("gloo").run("pipeline.memory", 4)) > 0.6  # of 0.75

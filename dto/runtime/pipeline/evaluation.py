@@ -43,9 +43,7 @@ class Evaluator:
             for module, is_training in modes:
                 module.training = is_training
 
-    def _forward(
-        self, batch: Sequence[MicroBatch], measure: Measure | None
-    ) -> tuple[float, float]:
+    def _forward(self, batch: Sequence[MicroBatch], measure: Measure | None) -> tuple[float, float]:
         loss = measured = 0.0
         sent: list[UnderWay] = []
         for action in forward_order(self._links.stages, len(batch), len(self._chunks)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -113,6 +114,7 @@ class Ownership:
             if not self.is_mine(name):
                 value.grad = None
                 value.data = _blank(value)
+        _trim_heap()
 
     @contextlib.contextmanager
     def whole(self) -> Iterator[None]:
@@ -132,3 +134,9 @@ def _blank(value: torch.Tensor) -> torch.Tensor:
     """A tensor of this shape in the memory of one element: not a number, where there is such."""
     nothing = float("nan") if value.is_floating_point() else 0
     return torch.full((), nothing, dtype=value.dtype).expand(value.shape)
+
+
+def _trim_heap() -> None:
+    """Glibc keeps what was freed in the middle of its heap, unless it is told; others don't."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -83,9 +83,7 @@ class Pipeline:
         whole = model if isinstance(model, nn.Module) else nn.ModuleList(layers)
         self._agree(whole, backend)
         self.cut = cut(self._weigh(layers, costs, sample), self.stages * self.chunks)
-        stage_of = [
-            n % self.stages for n, part in enumerate(self.cut) for _ in range(len(part))
-        ]
+        stage_of = [n % self.stages for n, part in enumerate(self.cut) for _ in range(len(part))]
         self._own = Ownership(self._links, whole, layers, stage_of)
         self._start_equal(whole)
         self._own.release()

@@ -58,9 +58,7 @@ class TorchEngine:
         ]
         self._is_first, self._is_last = links.stage == 0, links.stage == links.stages - 1
         if schedule == "interleaved":
-            self._schedule: Any = ScheduleInterleaved1F1B(
-                stages, micro_batches, self._scaled_loss
-            )
+            self._schedule: Any = ScheduleInterleaved1F1B(stages, micro_batches, self._scaled_loss)
         else:
             kind = Schedule1F1B if schedule == "1f1b" else ScheduleGPipe
             self._schedule = kind(stages[0], micro_batches, self._scaled_loss)
