@@ -26,6 +26,13 @@ class Block(nn.Module):
         return torch.relu(self.norm2(self.conv2(out)) + self.shortcut(x))
 
 
+class Mean(nn.Module):
+    """[batch, channels, height, width] to [batch, channels]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(dim=(2, 3))
+
+
 class ResNet18(nn.Module):
     """Four stages of two blocks; `width` is 64 in the paper."""
 
@@ -44,6 +51,10 @@ class ResNet18(nn.Module):
         self.head = nn.Linear(channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        features = self.blocks(self.stem(x)).mean(dim=(2, 3))  # [batch, 8 * width]
-        logits: Tensor = self.head(features)
-        return logits
+        for stage in self.pipeline_stages():
+            x = stage(x)
+        return x
+
+    def pipeline_stages(self) -> list[nn.Module]:
+        """What a pipeline may cut between."""
+        return [self.stem, *self.blocks, Mean(), self.head]

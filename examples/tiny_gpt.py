@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from dto import DistributedTrainer
+from dto.errors import ConfigError
 
 BYTES = 256
 
@@ -24,7 +25,9 @@ class Layer(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.heads = heads
+        if width % heads:
+            raise ConfigError(f"a width of {width} does not divide into {heads} heads")
+        self.head_width = width // heads
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
@@ -33,9 +36,10 @@ class Layer(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        # [batch, time, width] -> three of [batch, heads, time, width / heads]
+        # [batch, time, width] -> three of [batch, heads, time, width / heads]; under tensor
+        # parallelism the heads are those that this rank holds
         q, k, v = (
-            part.unflatten(2, (self.heads, -1)).transpose(1, 2)
+            part.unflatten(2, (-1, self.head_width)).transpose(1, 2)
             for part in self.qkv(self.norm1(x)).chunk(3, dim=2)
         )
         seen = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
@@ -44,12 +48,37 @@ class Layer(nn.Module):
         return out
 
 
+class Start(nn.Module):
+    """Bytes and their places to [batch, time, width]."""
+
+    def __init__(self, token: nn.Embedding, place: nn.Embedding) -> None:
+        super().__init__()
+        self.token, self.place = token, place
+
+    def forward(self, ids: Tensor) -> Tensor:
+        places = torch.arange(ids.shape[1], device=ids.device)
+        x: Tensor = self.token(ids) + self.place(places)
+        return x
+
+
+class End(nn.Module):
+    """[batch, time, width] to logits [batch, BYTES, time], as CrossEntropyLoss wants them."""
+
+    def __init__(self, norm: nn.LayerNorm, head: nn.Linear) -> None:
+        super().__init__()
+        self.norm, self.head = norm, head
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.norm(x))
+        return logits.transpose(1, 2)
+
+
 class TinyGPT(nn.Module):
     """Predicts the next byte at every place; the output layer shares the embedding's weights."""
 
     def __init__(self, context: int, width: int, heads: int, layers: int) -> None:
         super().__init__()
-        self.context = context
+        self.context, self.head_width = context, width // heads
         self.token = nn.Embedding(BYTES, width)
         self.place = nn.Embedding(context, width)
         self.layers = nn.Sequential(*(Layer(width, heads) for _ in range(layers)))
@@ -58,12 +87,28 @@ class TinyGPT(nn.Module):
         for embedding in (self.token, self.place):
             nn.init.normal_(embedding.weight, std=0.02)
         self.head.weight = self.token.weight
+        # in a tuple they are no submodules: weights are named as they lie here
+        self._ends = Start(self.token, self.place), End(self.norm, self.head)
 
     def forward(self, ids: Tensor) -> Tensor:
-        places = torch.arange(ids.shape[1], device=ids.device)
-        x = self.layers(self.token(ids) + self.place(places))
-        logits: Tensor = self.head(self.norm(x))
-        return logits.transpose(1, 2)  # [batch, BYTES, time], as CrossEntropyLoss wants it
+        start, end = self._ends
+        logits: Tensor = end(self.layers(start(ids)))
+        return logits
+
+    def pipeline_stages(self) -> list[nn.Module]:
+        """What a pipeline may cut between."""
+        start, end = self._ends
+        return [start, *self.layers, end]
+
+    def tensor_plan(self) -> dict[str, str]:
+        """What tensor parallelism cuts: attention by heads, the feed-forward part by its middle."""
+        return {
+            "layers.*.qkv": f"column:3x{self.head_width}",
+            "layers.*.out": "row",
+            "layers.*.feed.0": "column",
+            "layers.*.feed.2": "row",
+            "layers": "sequence",
+        }
 
     @torch.no_grad()
     def write(self, prompt: str, length: int, seed: int = 0) -> str:
