@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dto.runtime.data_parallel import DataParallel, no_sync
     from dto.runtime.distribute import distribute
     from dto.runtime.pipeline import Pipeline
+    from dto.runtime.tensor import TensorParallel
     from dto.telemetry import log
 
 __version__ = "0.1.0"
@@ -21,6 +22,7 @@ __all__ = [
     "DataParallel",
     "DistributedTrainer",
     "Pipeline",
+    "TensorParallel",
     "__version__",
     "all_gather",
     "all_reduce",
@@ -36,6 +38,7 @@ _HOMES = {
     "DataParallel": "dto.runtime.data_parallel",
     "DistributedTrainer": "dto.distributed_trainer",
     "Pipeline": "dto.runtime.pipeline",
+    "TensorParallel": "dto.runtime.tensor",
     "all_gather": "dto.runtime.collectives",
     "all_reduce": "dto.runtime.collectives",
     "broadcast": "dto.runtime.collectives",

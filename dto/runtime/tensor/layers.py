@@ -1,0 +1,112 @@
+"""An nn.Linear that holds a part of its weight, and the regions where a sequence is cut."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dto.errors import ConfigError
+from dto.runtime.tensor import functions
+from dto.runtime.transport import Transport
+
+
+class Group:
+    """The ranks that share layers. While weights are whole, `transport` is that of one rank."""
+
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+        self.has_split = False
+        """Whether a sequence was ever cut: only then may a layer take a piece of one."""
+
+    def __deepcopy__(self, memo: Any) -> Group:
+        return self  # a copied model talks to the same ranks
+
+
+class _SharedLinear(nn.Linear):
+    """`in_features` and `out_features` stay those of the whole layer."""
+
+    group: Group
+    name: str
+    is_split: bool
+
+    @classmethod
+    def take_over(cls, layer: nn.Linear, group: Group, name: str, is_split: bool) -> None:
+        """Make `layer` one of these; it stays the object that it was, with its hooks."""
+        layer.__class__ = cls
+        assert isinstance(layer, _SharedLinear)
+        layer.group, layer.name, layer.is_split = group, name, is_split
+
+    def _ready(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Input, weight and bias as autocast wants them: for functions of ours it does nothing."""
+        bias = self.bias if "bias" in self._parameters else None
+        kind = x.device.type
+        if not torch.is_autocast_enabled(kind) or x.dtype == torch.float64:
+            return x, self.weight, bias
+        dtype = torch.get_autocast_dtype(kind)
+        return x.to(dtype), self.weight.to(dtype), None if bias is None else bias.to(dtype)
+
+    def _check_split(self) -> None:
+        if self.is_split and not self.group.has_split:
+            raise ConfigError(
+                f"{self.name} takes a piece of a sequence, but the module marked sequence, in"
+                " which it lies, was not called: mark one that is"
+            )
+
+
+class ColumnLinear(_SharedLinear):
+    """Holds some outputs of the layer, and computes those: [..., inputs] to [..., outputs / n]."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        self._check_split()
+        x, weight, bias = self._ready(input)
+        group = self.group.transport
+        y: Tensor = functions.Column.apply(x, weight, bias, group, self.is_split)  # type: ignore[no-untyped-call]
+        return y
+
+
+class RowLinear(_SharedLinear):
+    """Takes what a column layer made: [..., inputs / n] to [..., outputs], added up over ranks."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        self._check_split()
+        x, weight, bias = self._ready(input)
+        if x.shape[-1] != weight.shape[1]:
+            raise ConfigError(
+                f"{self.name}, a row layer, got {x.shape[-1]} inputs and holds {weight.shape[1]}"
+                f" of {self.in_features}: it must follow a column layer"
+            )
+        group = self.group.transport
+        y: Tensor = functions.Row.apply(x, weight, group, self.is_split)  # type: ignore[no-untyped-call]
+        return y if bias is None else y + bias  # once, not once per rank
+
+
+def split_sequence(module: nn.Module, name: str, group: Group) -> None:
+    """Have `module` compute on a piece of its first argument, and return the whole again."""
+
+    def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        x, size = args[0], group.transport.size
+        if not isinstance(x, Tensor) or x.dim() < 2 or x.shape[-2] % size:
+            what = f"of shape {list(x.shape)}" if isinstance(x, Tensor) else f"{type(x).__name__}"
+            raise ConfigError(
+                f"{name} got {what}: its first argument must be [..., sequence, width] with a"
+                f" sequence that {size} ranks can share evenly"
+            )
+        group.has_split = True
+        return (functions.Split.apply(x, group.transport), *args[1:])  # type: ignore[no-untyped-call]
+
+    def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        return functions.Join.apply(output, group.transport)  # type: ignore[no-untyped-call]
+
+    module.register_forward_pre_hook(before)
+    module.register_forward_hook(after)
+
+
+def sum_gradient(parameter: nn.Parameter, group: Group) -> None:
+    """Add this parameter's gradient up over ranks: each computes it from another piece."""
+
+    def hook(gradient: Tensor) -> Tensor:
+        return functions.start_sum(group.transport, gradient.clone())()
+
+    parameter.register_hook(hook)  # type: ignore[no-untyped-call]

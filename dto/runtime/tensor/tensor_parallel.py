@@ -1,0 +1,294 @@
+"""Layers that several ranks compute together, each with a part of the weights."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from dto.checkpoint.sharded import Held
+from dto.errors import ConfigError
+from dto.runtime.sameness import describe_model, require_same
+from dto.runtime.tensor.cuts import Cut, whole_part
+from dto.runtime.tensor.layers import (
+    ColumnLinear,
+    Group,
+    RowLinear,
+    split_sequence,
+    sum_gradient,
+)
+from dto.runtime.tensor.plan import Role, check_roles, read_plan
+from dto.runtime.transport import Transport, broadcast_all, open_transport
+from dto.runtime.transport.local import LocalTransport
+from dto.runtime.world import World, read_world
+
+BACKENDS = ("dto", "torch")
+
+
+class TensorParallel:
+    """Cuts nn.Linear layers of a model over ranks, as Megatron does (arXiv 1909.08053).
+
+    The model stays the object that it was, its layers and parameters too, so an optimizer may be
+    made before, if it has not stepped yet. Every rank builds the same model, starts as the first
+    one has it, and is given the same batches; each computes the same loss, and gradients are those
+    of one process: there is nothing to average. With data parallelism beside it, every group of
+    ranks here is one replica: `DataParallel(model, transport_of_the_other_axis)`.
+
+    A plan gives modules, by patterns of their names (fnmatch, in which * matches dots as well),
+
+        "column"         an nn.Linear whose outputs are shared out
+        "column:3"       one of 3 equal blocks, such as a fused query, key and value: each is cut
+        "column:3x16"    the same, and 16 outputs (a head) stay together
+        "row"            an nn.Linear that takes what a column layer made, and adds up over ranks
+        "sum"            its parameters work on cut values between the two (a norm within heads):
+                         their gradients are added up over ranks
+        "sequence"       with `sequence_parallel`, it computes on a piece of the sequence, which is
+                         dimension -2 of its first argument, wherever it is not between the two
+                         (Korthikanti et al., arXiv 2205.05198)
+
+    All other parameters are held by every rank, with equal gradients.
+
+    Dropout: all ranks go on with the first one's generator, so that what they all hold is dropped
+    alike. Heads, or pieces of a sequence, of different ranks are then dropped by equal masks: no
+    gradient is wrong, but the masks are less random than in one process, and not the same.
+
+    Args:
+        model: its parameters may be on a GPU if the transport can send from there.
+        plan: {pattern: role}; what the model's own `tensor_plan()` returns, if not given.
+        transport: the ranks that share the layers; all if not given.
+        sequence_parallel: follow the plan's "sequence" as well.
+        backend: "torch" has DTensor cut the same layers (no "sequence", no "sum"; the parameters
+            that are cut become other objects, so the optimizer must be made after).
+
+    Raises:
+        ConfigError: the plan does not fit the model, or its sizes the ranks.
+        WorldError: ranks have different models or plans.
+    """
+
+    name = "tensor"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        plan: Mapping[str, str] | None = None,
+        *,
+        transport: Transport | None = None,
+        sequence_parallel: bool = False,
+        backend: str = "dto",
+    ) -> None:
+        if backend not in BACKENDS:
+            names = ", ".join(BACKENDS)
+            raise ConfigError(f"there is no tensor backend {backend!r}: use one of {names}")
+        self.model = model
+        self._roles = _following(read_plan(model, plan), sequence_parallel)
+        self._device = next(model.parameters()).device
+        self._owned = None if transport else _join(self._device)
+        self.transport: Transport = transport or self._owned  # type: ignore[assignment]
+        self._backend = backend
+        self._start_equal(f"backend {backend}")
+        check_roles(model, self._roles, self.transport.size)
+        self._shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+        self._cuts = self._find_cuts()
+        self._group = Group(self.transport)
+        if backend == "torch":
+            from dto.runtime.tensor.torch_twin import share_layers
+
+            share_layers(model, self._roles, self.transport)
+        else:
+            self._share_layers()
+
+    # setting up
+
+    def _start_equal(self, also: str) -> None:
+        """Rank 0's weights, buffers and generator for all."""
+        mine = [f"a plan of {self._roles}, {also}", *describe_model(self.model)]
+        require_same(self.transport, "another model or plan", mine)
+        values = [*self.model.parameters(), *self.model.buffers()]
+        broadcast_all(self.transport, [value.detach() for value in values])
+        if self._device.type == "cuda":
+            state = self.transport.all_gather_object(torch.cuda.get_rng_state(self._device))[0]
+            torch.cuda.set_rng_state(state, self._device)
+        torch.set_rng_state(self.transport.all_gather_object(torch.get_rng_state())[0])
+
+    def _find_cuts(self) -> dict[str, Cut]:
+        """How parameters are cut, by name; those that stay whole are left out."""
+        return {
+            f"{name}.{leaf}": cut
+            for name, role in self._roles.items()
+            for leaf, cut in role.cuts().items()
+        }
+
+    def _share_layers(self) -> None:
+        regions = [name for name, role in self._roles.items() if role.kind == "sequence"]
+        for name, role in self._roles.items():
+            if role.cuts():
+                kind = ColumnLinear if role.kind == "column" else RowLinear
+                layer = self.model.get_submodule(name)
+                assert isinstance(layer, nn.Linear)
+                kind.take_over(layer, self._group, name, _is_inside(name, regions))
+        for name in regions:
+            split_sequence(self.model.get_submodule(name), name, self._group)
+        self._sum_gradients(regions)
+        rank, size = self.transport.rank, self.transport.size
+        for name, parameter in self.model.named_parameters():
+            if name in self._cuts:
+                _give(parameter, self._cuts[name].take(parameter.detach(), rank, size))
+                parameter.grad = None
+
+    def _sum_gradients(self, regions: list[str]) -> None:
+        """Follow the parameters that every rank holds whole and uses on its own piece."""
+        summed = regions + [name for name, role in self._roles.items() if role.kind == "sum"]
+        inside: dict[nn.Parameter, str] = {}
+        outside: set[nn.Parameter] = set()
+        for name, parameter in self.model.named_parameters(remove_duplicate=False):
+            if name in self._cuts:
+                continue
+            if _is_inside(name, summed):
+                inside[parameter] = name
+            else:
+                outside.add(parameter)
+        for parameter, name in inside.items():
+            if parameter in outside:
+                raise ConfigError(f"{name} is used both inside and outside {' and '.join(summed)}")
+            if parameter.requires_grad:
+                sum_gradient(parameter, self._group)
+
+    # what the trainer asks of a strategy
+
+    def set_weight(self, own: int, total: int) -> None:
+        """All ranks have the whole batch: nothing to weigh."""
+
+    def no_sync(self) -> contextlib.AbstractContextManager[None]:
+        """Nothing: gradients are whole after every backward."""
+        return contextlib.nullcontext()
+
+    def synchronise(self) -> None:
+        """Nothing: gradients are whole after every backward."""
+
+    def take_control(self) -> None:
+        """Nothing rides along."""
+        return None
+
+    def broadcast_buffers(self) -> None:
+        """Give every rank the buffers of rank 0, such as BatchNorm's running means."""
+        broadcast_all(self.transport, [value.detach() for value in self.model.buffers()])
+
+    def clip_grad_norm(self, max_norm: float) -> torch.Tensor:
+        """Scale gradients so that the norm of all of them is at most `max_norm`; what it was."""
+        cut: list[torch.Tensor] = []
+        whole: list[torch.Tensor] = []
+        for name, parameter in self.model.named_parameters():
+            if parameter.grad is not None:
+                (cut if name in self._cuts else whole).append(_local(parameter.grad))
+        squares = _square(cut, self._device)
+        self.transport.all_reduce(squares)
+        norm = (squares + _square(whole, self._device)).sqrt()
+        factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+        for gradient in cut + whole:
+            gradient.mul_(factor.to(gradient.dtype))
+        return norm
+
+    def held(self) -> list[Held]:
+        """What this rank has of every parameter; those that are not cut, all ranks have."""
+        rank, size = self.transport.rank, self.transport.size
+        everybody = tuple(_global_rank(self.transport, rank) for rank in range(size))
+        found = []
+        for name, parameter in self.model.named_parameters():
+            if name in self._cuts and size > 1:
+                parts = self._cuts[name].parts(name, self._shapes[name], rank, size)
+                found.append(Held(parameter, parts))
+            else:
+                found.append(Held(parameter, whole_part(name, parameter), everybody))
+        return found
+
+    def reload(self) -> None:
+        """Nothing: a rank's tensors are the parameters themselves."""
+
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[None]:
+        """Inside, every rank has the whole weights, and the model runs on each rank alone.
+
+        All ranks enter together. What is written to parameters inside is kept.
+        """
+        if self._backend == "torch":
+            raise ConfigError("backend torch cannot give whole weights: use backend dto")
+        rank, size = self.transport.rank, self.transport.size
+        named = self.model.named_parameters()
+        parts = [(self._cuts[name], p, p.data) for name, p in named if name in self._cuts]
+        for cut, parameter, part in parts:
+            _give(parameter, cut.join(self._gather(part)))
+        self._group.transport = LocalTransport()
+        try:
+            yield
+        finally:
+            self._group.transport = self.transport
+            for cut, parameter, part in parts:
+                part.copy_(cut.take(parameter.data, rank, size))
+                _give(parameter, part)
+
+    def close(self) -> None:
+        """Leave the world, where this joined it."""
+        if self._owned is not None:
+            self._owned.close()
+
+    def _gather(self, part: torch.Tensor) -> list[torch.Tensor]:
+        flat = part.new_empty(self.transport.size * part.numel())
+        self.transport.all_gather_async(flat, part.reshape(-1)).wait()
+        return list(flat.view(self.transport.size, *part.shape).unbind(0))
+
+
+def _following(roles: dict[str, Role], sequence_parallel: bool) -> dict[str, Role]:
+    """The roles to follow; those of sequence parallelism only where it was asked for."""
+    if not sequence_parallel:
+        return {name: role for name, role in roles.items() if role.kind != "sequence"}
+    if not any(role.kind == "sequence" for role in roles.values()):
+        raise ConfigError(
+            'sequence_parallel needs a module with the role "sequence" in the plan: the one that'
+            " holds all layers, say"
+        )
+    return roles
+
+
+def _is_inside(name: str, regions: list[str]) -> bool:
+    return any(name == region or name.startswith(f"{region}.") or not region for region in regions)
+
+
+def _local(gradient: torch.Tensor) -> torch.Tensor:
+    """A DTensor's own part; what is no DTensor is one already."""
+    return gradient.to_local() if hasattr(gradient, "to_local") else gradient
+
+
+def _give(parameter: nn.Parameter, value: torch.Tensor) -> None:
+    """Let `parameter` have another shape; it stays the object that optimizers know.
+
+    Of another dtype for a moment: autograd would go by the old shape where a graph is still held.
+    """
+    parameter.data = value.to(torch.float16 if value.dtype != torch.float16 else torch.float32)
+    parameter.data = value
+
+
+def _square(gradients: list[torch.Tensor], device: torch.device) -> torch.Tensor:
+    """The squared norm of all of them together."""
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    for gradient in gradients:
+        wide = torch.promote_types(gradient.dtype, torch.float32)
+        total += torch.linalg.vector_norm(gradient, dtype=wide).double() ** 2
+    return total
+
+
+def _global_rank(transport: Transport, rank: int) -> int:
+    known = getattr(transport, "global_rank", None)
+    return known(rank) if known else rank
+
+
+def _join(device: torch.device) -> Transport:
+    """Join the world that the script or the launcher made."""
+    if dist.is_initialized():
+        world = World(dist.get_rank(), dist.get_world_size())
+    else:
+        world = read_world(os.environ)
+    return open_transport("auto", world, device, os.environ)
