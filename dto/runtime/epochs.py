@@ -141,11 +141,16 @@ def _measure(
 ) -> tuple[torch.Tensor, float | None]:
     """Mean loss of a batch, and the share of correct classes."""
     if session.pipeline is not None:
-        loss, correct = session.pipeline.evaluate(inputs, targets, measure=_share_correct)
-        return torch.tensor(loss), correct
+        loss, share = session.pipeline.evaluate(inputs, targets, _share_or_nan)
+        return torch.tensor(loss, dtype=torch.float64), None if math.isnan(share) else share
     with autocast(session):
         outputs = model(inputs)
         return criterion(outputs, targets), _share_correct(outputs, targets)
+
+
+def _share_or_nan(outputs: Any, targets: Any) -> float:
+    share = _share_correct(outputs, targets)
+    return math.nan if share is None else share
 
 
 def _share_correct(outputs: Any, targets: Any) -> float | None:

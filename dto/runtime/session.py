@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -62,7 +63,10 @@ class Session:
         if settings.seed is not None:  # the same on all ranks, so that models begin alike
             seed_everything(settings.seed)
         self.every = parse_every(settings.checkpoint_every)
-        self.transport = open_transport(settings.backend, self.world, self.device, env)
+        self.transport = settings.transport or open_transport(
+            settings.backend, self.world, self.device, env
+        )
+        self.world = replace(self.world, rank=self.transport.rank, size=self.transport.size)
         self.recipe = settings.recipe
         self.layout = self.recipe.layout(self.world.size)
         place = self.layout.mesh.place(self.world.rank)
@@ -293,6 +297,8 @@ class Session:
     def _close(self) -> None:
         self.progress.flush()
         self.link.flush()
+        if self.settings.transport is not None:
+            return  # whoever gave it to us closes it
         if not self.last_words.has_failed:
             self.transport.close()
         else:  # closing may wait for peers forever; let Gloo's threads drop their last tensors,

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from dto.runtime.recipe import Recipe
+from dto.runtime.transport import Transport
 
 logger = logging.getLogger("dto")
 STOPPED = 85
@@ -35,6 +36,8 @@ class Settings:
     run_dir: str | Path | None = None
     keep_last: int = 3
     recipe: Recipe = field(default_factory=Recipe)
+    transport: Transport | None = None
+    """The ranks to train on; the world that this process was started into if not given."""
 
 
 def choose_device(device: str, local_rank: int) -> torch.device:

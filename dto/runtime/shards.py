@@ -69,9 +69,10 @@ class Cut:
         }
 
     def _is_whole(self, name: str, value: torch.Tensor) -> bool:
-        """Values of other stages are let go of: without memory, or without their shape."""
+        """Values of other stages have been let go of: without memory, or without their shape."""
         form = self.outline.forms.get(name)
-        return form is not None and value.shape == form.shape and value.device.type != "meta"
+        has_memory = value.untyped_storage().nbytes() >= value.numel() * value.element_size()
+        return form is not None and value.shape == form.shape and has_memory
 
     def _others(self, transport: Transport, held: Sequence[Held]) -> dict[str, torch.Tensor]:
         """Of those, what no lower rank has."""

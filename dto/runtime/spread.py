@@ -12,14 +12,14 @@ from torch.optim import Optimizer
 
 from dto.checkpoint.sharded import Held, Part
 from dto.errors import ConfigError
-from dto.runtime.data_parallel import Control, DataParallel
+from dto.runtime.control import Control
+from dto.runtime.data_parallel import DataParallel
 from dto.runtime.mesh import Layout
 from dto.runtime.pipeline import Pipeline
 from dto.runtime.recipe import PRECISIONS, Recipe
 from dto.runtime.strategy import Strategy
 from dto.runtime.tensor import TensorParallel
 from dto.runtime.transport import Transport, broadcast_all
-from dto.runtime.zero import Zero
 
 
 class Spread:
@@ -97,6 +97,8 @@ class Spread:
     ) -> Strategy | None:
         transport = self._part("dp")
         if self.layout.zero_stage:
+            from dto.runtime.zero import Zero
+
             return Zero(
                 stage,
                 self.optimizer,
@@ -112,7 +114,7 @@ class Spread:
             from dto.runtime.collectives.patterned import Patterned
 
             transport = Patterned(transport, str(recipe.communication))
-        return DataParallel(stage, transport, outgoing, backend=recipe.implementation)
+        return DataParallel(stage, transport, outgoing)
 
     # the strategy
 

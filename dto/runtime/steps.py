@@ -85,7 +85,7 @@ class Stepper:
         session = self.session
         assert session.parallel is not None and session.pipeline is not None
         with session.parallel.no_sync():
-            loss = torch.tensor(session.pipeline.step(inputs, targets))
+            loss = torch.tensor(session.pipeline.step(inputs, targets), dtype=torch.float64)
         session.note_loss(loss)
         session.parallel.synchronise()
         return loss

@@ -32,6 +32,7 @@ from dto.runtime.session import Session
 from dto.runtime.settings import Settings, show_log
 from dto.runtime.steps import Criterion, Stepper
 from dto.runtime.stores import find_start, next_attempt
+from dto.runtime.transport import Transport
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 OptimizerT = TypeVar("OptimizerT", bound=Optimizer)
@@ -66,6 +67,7 @@ class DistributedTrainer(Archive):
         run_dir: str | Path | None = None,
         strategy: str = "ddp",
         mesh: Mapping[str, int] | None = None,
+        transport: Transport | None = None,
         **options: Any,
     ) -> None:
         if backend == "torch":  # torch's own strategies, on whatever it talks with here
@@ -79,6 +81,7 @@ class DistributedTrainer(Archive):
             seed=seed,
             run_dir=run_dir,
             keep_last=keep_last_n_checkpoints,
+            transport=transport,
         )
         super().__init__(Session(settings), s3_bucket_arn)
         self.auto_scale_lr = auto_scale_lr

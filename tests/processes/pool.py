@@ -10,9 +10,11 @@ import atexit
 import functools
 import json
 import queue
+import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from dto.launch.key_value import KeyValueServer
 from tests.processes.test_runtime_ranks import environments
 
 SECONDS = 60.0
+_START_SECONDS = 180.0
 _PROGRAM = Path(__file__).parents[1] / "ranks" / "living.py"
 
 
@@ -60,6 +63,9 @@ class Pool:
         try:
             texts = [answers.get(timeout=seconds) for answers in self._answers]
         except queue.Empty:
+            for rank in self._ranks:  # each says on stderr where it stands
+                rank.send_signal(signal.SIGUSR1)
+            time.sleep(0.5)
             self.stop()
             raise RankFailed(f"{case} on {world} ranks did not end within {seconds:g} s") from None
         if not all(texts):
@@ -82,6 +88,8 @@ class Pool:
             threading.Thread(target=_read, args=(rank, answers), daemon=True).start()
             self._ranks.append(rank)
             self._answers.append(answers)
+        for answers in self._answers:
+            assert answers.get(timeout=_START_SECONDS) == "ready\n", "a rank did not start"
 
     def stop(self) -> None:
         for rank in self._ranks:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import gc
 import importlib
 import json
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -39,12 +41,14 @@ def run(order: dict[str, Any], transport: Transport) -> dict[str, Any]:
 def main() -> None:
     world = read_world(os.environ)
     torch.set_num_threads(1)
+    faulthandler.register(signal.SIGUSR1)  # where does it hang?
     whole = open_transport(os.environ["DTO_BACKEND"], world, torch.device("cpu"), os.environ)
     parts: dict[int, Transport] = {world.size: whole}
     if "split" in whole.capabilities:
         for size in range(1, world.size):
             others = [[rank] for rank in range(size, world.size)]
             parts[size] = whole.split([list(range(size)), *others])
+    print("answer ready", flush=True)
     for line in sys.stdin:
         order = json.loads(line)
         is_in = world.rank < order["world"]
