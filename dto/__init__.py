@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dto.runtime.distribute import distribute
     from dto.runtime.pipeline import Pipeline
     from dto.runtime.tensor import TensorParallel
+    from dto.runtime.zero import Zero
     from dto.telemetry import log
 
 __version__ = "0.1.0"
@@ -23,6 +24,7 @@ __all__ = [
     "DistributedTrainer",
     "Pipeline",
     "TensorParallel",
+    "Zero",
     "__version__",
     "all_gather",
     "all_reduce",
@@ -39,6 +41,7 @@ _HOMES = {
     "DistributedTrainer": "dto.distributed_trainer",
     "Pipeline": "dto.runtime.pipeline",
     "TensorParallel": "dto.runtime.tensor",
+    "Zero": "dto.runtime.zero",
     "all_gather": "dto.runtime.collectives",
     "all_reduce": "dto.runtime.collectives",
     "broadcast": "dto.runtime.collectives",
