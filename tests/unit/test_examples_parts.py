@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from dto.errors import DtoError
+from dto.errors import ConfigError, DtoError
 from examples import cifar
 from examples.resnet import ResNet18
+from examples.tiny_gpt import TinyGPT
 from tests.cifar_files import write_tiny_cifar
 
 
@@ -44,3 +46,31 @@ def test_missing_or_broken_cifar_says_what_to_do(tmp_path: Path) -> None:
     path.write_bytes(bytes([10]) * cifar.RECORD)
     with pytest.raises(DtoError, match="label above 9"):
         cifar.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("model", "batch"),
+    [
+        (ResNet18(width=4), torch.zeros(2, 3, 32, 32)),
+        (TinyGPT(8, 12, heads=3, layers=2), torch.arange(16).reshape(2, 8)),
+    ],
+    ids=["resnet", "tiny_gpt"],
+)
+def test_stages_one_after_the_other_are_the_model(model: nn.Module, batch: torch.Tensor) -> None:
+    stages = model.pipeline_stages()  # type: ignore[operator]
+    value = batch
+    for stage in stages:
+        value = stage(value)
+    torch.testing.assert_close(value, model(batch), rtol=0, atol=0)
+    assert {p for stage in stages for p in stage.parameters()} == set(model.parameters())
+
+
+def test_the_names_of_tiny_gpts_weights_are_those_that_checkpoints_have() -> None:
+    assert [name for name in TinyGPT(8, 12, 3, 1).state_dict() if "layers" not in name] == [
+        "token.weight", "place.weight", "norm.weight", "norm.bias", "head.weight"
+    ]  # fmt: skip
+
+
+def test_a_width_that_heads_cannot_share_is_refused() -> None:
+    with pytest.raises(ConfigError, match="a width of 10 does not divide into 4 heads"):
+        TinyGPT(8, 10, heads=4, layers=1)

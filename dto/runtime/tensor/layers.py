@@ -19,13 +19,15 @@ class Group:
         self.transport = transport
         self.has_split = False
         """Whether a sequence was ever cut: only then may a layer take a piece of one."""
+        self.mesh: Any = None
+        """What DTensor calls these ranks, where it computes the layers."""
 
     def __deepcopy__(self, memo: Any) -> Group:
         return self  # a copied model talks to the same ranks
 
 
-class _SharedLinear(nn.Linear):
-    """`in_features` and `out_features` stay those of the whole layer."""
+class SharedLinear(nn.Linear):
+    """A layer's part; `in_features` and `out_features` stay those of the whole layer."""
 
     group: Group
     name: str
@@ -35,7 +37,7 @@ class _SharedLinear(nn.Linear):
     def take_over(cls, layer: nn.Linear, group: Group, name: str, is_split: bool) -> None:
         """Make `layer` one of these; it stays the object that it was, with its hooks."""
         layer.__class__ = cls
-        assert isinstance(layer, _SharedLinear)
+        assert isinstance(layer, SharedLinear)
         layer.group, layer.name, layer.is_split = group, name, is_split
 
     def _ready(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -47,6 +49,14 @@ class _SharedLinear(nn.Linear):
         dtype = torch.get_autocast_dtype(kind)
         return x.to(dtype), self.weight.to(dtype), None if bias is None else bias.to(dtype)
 
+    def check_inputs(self, x: Tensor) -> None:
+        """Raise ConfigError unless a row layer is given what a column layer made."""
+        if x.shape[-1] != self.weight.shape[1]:
+            raise ConfigError(
+                f"{self.name}, a row layer, got {x.shape[-1]} inputs and holds"
+                f" {self.weight.shape[1]} of {self.in_features}: it must follow a column layer"
+            )
+
     def _check_split(self) -> None:
         if self.is_split and not self.group.has_split:
             raise ConfigError(
@@ -55,7 +65,7 @@ class _SharedLinear(nn.Linear):
             )
 
 
-class ColumnLinear(_SharedLinear):
+class ColumnLinear(SharedLinear):
     """Holds some outputs of the layer, and computes those: [..., inputs] to [..., outputs / n]."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -66,17 +76,13 @@ class ColumnLinear(_SharedLinear):
         return y
 
 
-class RowLinear(_SharedLinear):
+class RowLinear(SharedLinear):
     """Takes what a column layer made: [..., inputs / n] to [..., outputs], added up over ranks."""
 
     def forward(self, input: Tensor) -> Tensor:
         self._check_split()
         x, weight, bias = self._ready(input)
-        if x.shape[-1] != weight.shape[1]:
-            raise ConfigError(
-                f"{self.name}, a row layer, got {x.shape[-1]} inputs and holds {weight.shape[1]}"
-                f" of {self.in_features}: it must follow a column layer"
-            )
+        self.check_inputs(x)
         group = self.group.transport
         y: Tensor = functions.Row.apply(x, weight, group, self.is_split)  # type: ignore[no-untyped-call]
         return y if bias is None else y + bias  # once, not once per rank
@@ -88,7 +94,7 @@ def split_sequence(module: nn.Module, name: str, group: Group) -> None:
     def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         x, size = args[0], group.transport.size
         if not isinstance(x, Tensor) or x.dim() < 2 or x.shape[-2] % size:
-            what = f"of shape {list(x.shape)}" if isinstance(x, Tensor) else f"{type(x).__name__}"
+            what = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
             raise ConfigError(
                 f"{name} got {what}: its first argument must be [..., sequence, width] with a"
                 f" sequence that {size} ranks can share evenly"

@@ -12,12 +12,14 @@ from torch import nn
 
 from dto.checkpoint.sharded import Held
 from dto.errors import ConfigError
+from dto.runtime.data_parallel import require_trainable
 from dto.runtime.sameness import describe_model, require_same
 from dto.runtime.tensor.cuts import Cut, whole_part
 from dto.runtime.tensor.layers import (
     ColumnLinear,
     Group,
     RowLinear,
+    SharedLinear,
     split_sequence,
     sum_gradient,
 )
@@ -61,8 +63,7 @@ class TensorParallel:
         plan: {pattern: role}; what the model's own `tensor_plan()` returns, if not given.
         transport: the ranks that share the layers; all if not given.
         sequence_parallel: follow the plan's "sequence" as well.
-        backend: "torch" has DTensor cut the same layers (no "sequence", no "sum"; the parameters
-            that are cut become other objects, so the optimizer must be made after).
+        backend: "torch" has DTensor compute the same layers; it cuts no sequence.
 
     Raises:
         ConfigError: the plan does not fit the model, or its sizes the ranks.
@@ -83,23 +84,16 @@ class TensorParallel:
         if backend not in BACKENDS:
             names = ", ".join(BACKENDS)
             raise ConfigError(f"there is no tensor backend {backend!r}: use one of {names}")
-        self.model = model
+        self.model, self._device = model, require_trainable(model)
         self._roles = _following(read_plan(model, plan), sequence_parallel)
-        self._device = next(model.parameters()).device
         self._owned = None if transport else _join(self._device)
         self.transport: Transport = transport or self._owned  # type: ignore[assignment]
-        self._backend = backend
         self._start_equal(f"backend {backend}")
         check_roles(model, self._roles, self.transport.size)
         self._shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
         self._cuts = self._find_cuts()
         self._group = Group(self.transport)
-        if backend == "torch":
-            from dto.runtime.tensor.torch_twin import share_layers
-
-            share_layers(model, self._roles, self.transport)
-        else:
-            self._share_layers()
+        self._share_layers(self._kinds(backend))
 
     # setting up
 
@@ -122,14 +116,24 @@ class TensorParallel:
             for leaf, cut in role.cuts().items()
         }
 
-    def _share_layers(self) -> None:
+    def _kinds(self, backend: str) -> dict[str, type[SharedLinear]]:
+        if backend == "dto":
+            return {"column": ColumnLinear, "row": RowLinear}
+        from dto.runtime.tensor.torch_twin import TorchColumnLinear, TorchRowLinear, mesh_of
+
+        if any(role.kind == "sequence" for role in self._roles.values()):
+            raise ConfigError("backend torch does not cut sequences: use backend dto")
+        self._group.mesh = mesh_of(self.transport, self.model)
+        return {"column": TorchColumnLinear, "row": TorchRowLinear}
+
+    def _share_layers(self, kinds: Mapping[str, type[SharedLinear]]) -> None:
         regions = [name for name, role in self._roles.items() if role.kind == "sequence"]
         for name, role in self._roles.items():
             if role.cuts():
-                kind = ColumnLinear if role.kind == "column" else RowLinear
                 layer = self.model.get_submodule(name)
                 assert isinstance(layer, nn.Linear)
-                kind.take_over(layer, self._group, name, _is_inside(name, regions))
+                is_split = _is_inside(name, regions)
+                kinds[role.kind].take_over(layer, self._group, name, is_split)
         for name in regions:
             split_sequence(self.model.get_submodule(name), name, self._group)
         self._sum_gradients(regions)
@@ -183,7 +187,7 @@ class TensorParallel:
         whole: list[torch.Tensor] = []
         for name, parameter in self.model.named_parameters():
             if parameter.grad is not None:
-                (cut if name in self._cuts else whole).append(_local(parameter.grad))
+                (cut if name in self._cuts else whole).append(parameter.grad)
         squares = _square(cut, self._device)
         self.transport.all_reduce(squares)
         norm = (squares + _square(whole, self._device)).sqrt()
@@ -214,8 +218,6 @@ class TensorParallel:
 
         All ranks enter together. What is written to parameters inside is kept.
         """
-        if self._backend == "torch":
-            raise ConfigError("backend torch cannot give whole weights: use backend dto")
         rank, size = self.transport.rank, self.transport.size
         named = self.model.named_parameters()
         parts = [(self._cuts[name], p, p.data) for name, p in named if name in self._cuts]
@@ -255,11 +257,6 @@ def _following(roles: dict[str, Role], sequence_parallel: bool) -> dict[str, Rol
 
 def _is_inside(name: str, regions: list[str]) -> bool:
     return any(name == region or name.startswith(f"{region}.") or not region for region in regions)
-
-
-def _local(gradient: torch.Tensor) -> torch.Tensor:
-    """A DTensor's own part; what is no DTensor is one already."""
-    return gradient.to_local() if hasattr(gradient, "to_local") else gradient
 
 
 def _give(parameter: nn.Parameter, value: torch.Tensor) -> None:

@@ -1,48 +1,67 @@
-"""The same layers cut by torch's DTensor: dto's own are compared with it."""
+"""The same layers computed by torch's DTensor, which finds out itself what to send.
+
+The parameters stay this rank's plain parts, as optimizers and checkpoints know them; DTensors are
+made of them in forward. dto's own layers are compared with these.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import Any
 
-import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
-from torch.distributed.tensor.parallel.style import ParallelStyle
+from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.nn.functional import linear
 
 from dto.errors import ConfigError
-from dto.runtime.tensor.plan import Role
+from dto.runtime.tensor.layers import SharedLinear
 from dto.runtime.transport import Transport
 from dto.runtime.transport.torch_transport import TorchTransport
 
 
-def share_layers(model: nn.Module, roles: Mapping[str, Role], transport: Transport) -> None:
-    """Cut the layers that `roles` names; parameters that are cut become DTensors."""
-    other = next((role.kind for role in roles.values() if not role.cuts()), None)
-    if other is not None:
-        raise ConfigError(f"backend torch knows no {other!r} in a tensor plan: use backend dto")
+class TorchColumnLinear(SharedLinear):
+    """[..., inputs] on every rank to [..., outputs / n]."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.group.transport.size == 1:
+            return linear(input, self.weight, self.bias)
+        mesh = self.group.mesh
+        weight = DTensor.from_local(self.weight, mesh, [Shard(0)])
+        bias = None if self.bias is None else DTensor.from_local(self.bias, mesh, [Shard(0)])
+        return _local(linear(DTensor.from_local(input, mesh, [Replicate()]), weight, bias))
+
+
+class TorchRowLinear(SharedLinear):
+    """[..., inputs / n] to [..., outputs] on every rank."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.group.transport.size == 1:
+            return linear(input, self.weight, self.bias)
+        self.check_inputs(input)
+        mesh = self.group.mesh
+        x = DTensor.from_local(input, mesh, [Shard(input.dim() - 1)])
+        product: Any = linear(x, DTensor.from_local(self.weight, mesh, [Shard(1)]))
+        y = _local(product.redistribute(mesh, [Replicate()]))
+        return y if self.bias is None else y + self.bias
+
+
+def _local(value: Any) -> Tensor:
+    found: Tensor = value.to_local()
+    return found
+
+
+def mesh_of(transport: Transport, model: nn.Module) -> DeviceMesh | None:
+    """What DTensor calls these ranks; None for one rank alone.
+
+    Raises:
+        ConfigError: they do not talk through torch.distributed.
+    """
     if transport.size == 1:
-        return
+        return None
     if not isinstance(transport, TorchTransport):
         raise ConfigError(
             f"backend torch needs torch.distributed, and this is {transport.name}: use backend dto"
         )
-    device = next(model.parameters()).device
-    group = transport.group or dist.group.WORLD
-    mesh = DeviceMesh.from_group(group, device.type)  # type: ignore[arg-type]
-    styles: dict[str, ParallelStyle] = {}
-    for name, role in roles.items():
-        if role.blocks > 1:
-            _lay_out(model.get_submodule(name), role, transport.size)
-        styles[name] = ColwiseParallel() if role.kind == "column" else RowwiseParallel()
-    parallelize_module(model, mesh, styles)
-
-
-def _lay_out(layer: nn.Module, role: Role, size: int) -> None:
-    """DTensor cuts in one piece a rank: put side by side the rows that a rank is to have."""
-    with torch.no_grad():
-        for leaf, parameter in layer.named_parameters():
-            cut = role.cuts()[leaf]
-            pieces = [cut.take(parameter, rank, size) for rank in range(size)]
-            parameter.copy_(torch.cat(pieces, cut.dim))
+    group: Any = transport.group or dist.group.WORLD
+    return DeviceMesh.from_group(group, next(model.parameters()).device.type)
