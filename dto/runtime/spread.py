@@ -98,6 +98,7 @@ class Spread:
         transport = self._part("dp")
         if self.layout.zero_stage:
             from dto.runtime.zero import Zero
+            from dto.runtime.zero.units import UNIT_BYTES
 
             return Zero(
                 stage,
@@ -105,7 +106,7 @@ class Spread:
                 self.layout.zero_stage,
                 transport=transport,
                 outgoing=outgoing,
-                units=recipe.units,
+                units=recipe.units or UNIT_BYTES,
                 backend=recipe.implementation,
             )
         if not any(param.requires_grad for param in stage.parameters()):
