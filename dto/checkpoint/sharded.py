@@ -45,6 +45,7 @@ class Held:
     """A local tensor, the very one that this rank's optimizer steps, and what of the model it is.
 
     `replicas`: the ranks that hold the same values, of which the lowest writes; none: only this.
+    A tensor whose parts have different replicas is held several times.
     """
 
     tensor: torch.Tensor
@@ -182,9 +183,8 @@ def restore_held(
     optimizer.state.clear()
     stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
     for one in held:
-        state = _state_of(one, tensors, meta["state"]) if id(one.tensor) in stepped else {}
-        if state:
-            optimizer.state[one.tensor] = state
+        if id(one.tensor) in stepped:
+            _restore_state(optimizer, one, tensors, meta["state"])
 
 
 def _check(
@@ -204,13 +204,18 @@ def _check(
         raise CheckpointError("the checkpoint's optimizer groups its parameters differently")
 
 
-def _state_of(
-    one: Held, tensors: Mapping[str, torch.Tensor], states: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The optimizer's state of one local tensor; what no step has touched yet begins with zeros."""
-    found: dict[str, Any] = {}
+def _restore_state(
+    optimizer: Optimizer,
+    one: Held,
+    tensors: Mapping[str, torch.Tensor],
+    states: Mapping[str, Any],
+) -> None:
+    """Of one local tensor; what no step has touched yet begins with zeros."""
     for part in one.parts:
-        for key, packed in states.get(part.name, {}).items():
+        if part.name not in states:
+            continue
+        found = optimizer.state[one.tensor]
+        for key, packed in states[part.name].items():
             value = unpack(packed, tensors)
             if not isinstance(value, torch.Tensor):
                 found.setdefault(key, value)
@@ -223,7 +228,6 @@ def _state_of(
                     )
                 local = found[key]
                 part.of(local).copy_(value.reshape(-1)[part.begin : part.end])
-    return found
 
 
 def as_state_dict(

@@ -158,20 +158,18 @@ class Spread:
             assert self._data is not None
             return self._data.clip_grad_norm(max_norm)
         rank = self._transport.rank
-        grads = [one.tensor.grad for one in held if one.tensor.grad is not None]
-        mine = [
-            one.tensor.grad
-            for one in held
-            if one.tensor.grad is not None and min(one.replicas or (rank,)) == rank
-        ]
-        device = grads[0].device if grads else torch.device("cpu")
+        grads = {id(one.tensor): one.tensor.grad for one in held if one.tensor.grad is not None}
+        device = held[0].tensor.device if held else torch.device("cpu")
         total = torch.zeros(1, dtype=torch.float64, device=device)
-        for grad in mine:
-            total += grad.detach().double().square().sum()
+        for one in held:
+            grad = grads.get(id(one.tensor))
+            if grad is not None and min(one.replicas or (rank,)) == rank:
+                for part in one.parts:
+                    total += part.of(grad).double().square().sum()
         self._transport.all_reduce(total)
         norm = math.sqrt(total.item())
         if norm > max_norm and grads:
-            torch._foreach_mul_(grads, max_norm / (norm + 1e-6))
+            torch._foreach_mul_(list(grads.values()), max_norm / (norm + 1e-6))
         return torch.tensor(norm)
 
     # what a checkpoint must know
@@ -207,21 +205,19 @@ class Spread:
             return [self._widened(one) for one in self._inner.values()]
         if not self._inner:
             return outer
-        return [self._compose(one) for one in outer]
+        return [held for one in outer for held in self._compose(one)]
 
     def _widened(self, one: Held) -> Held:
         """Every data-parallel copy has the same."""
         return Held(one.tensor, one.parts, self._peers(one.replicas, one.replicas, dp=True))
 
-    def _compose(self, outer: Held) -> Held:
+    def _compose(self, outer: Held) -> list[Held]:
         """A shard of local parameters: from their places to places in the whole model."""
-        parts: list[Part] = []
-        replicas: tuple[int, ...] = ()
+        parts: dict[tuple[int, ...], list[Part]] = {}
         for part in outer.parts:
             inner = self._inner[id(self._locals[part.name])]
-            replicas = inner.replicas
-            parts.extend(intersect(part, inner.parts))
-        return Held(outer.tensor, tuple(parts), replicas)
+            parts.setdefault(inner.replicas, []).extend(intersect(part, inner.parts))
+        return [Held(outer.tensor, tuple(found), ranks) for ranks, found in parts.items()]
 
 
 def intersect(outer: Part, inner: Sequence[Part]) -> list[Part]:
