@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -12,7 +10,6 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import dto
-from dto.runtime.data_parallel import Control
 from dto.runtime.transport import Transport
 
 UNITS = ["layers.*"]
@@ -79,7 +76,6 @@ def train_alone(
     optimizer: torch.optim.Optimizer,
     micro: int = 1,
     clip: float = 0.0,
-    skips: Callable[[int], bool] = lambda step: False,
 ) -> list[float]:
     norms = []
     for step, rows in enumerate(ROWS):
@@ -117,7 +113,7 @@ def error(zero: dto.Zero, model: nn.Module) -> float:
     """The largest difference of any parameter, relative to the largest one of its tensor."""
     with zero.whole():
         pairs = zip(zero.model.parameters(), model.parameters(), strict=True)
-        return max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
+        return max(float(((a - b).abs().max() / b.abs().max()).detach()) for a, b in pairs)
 
 
 def matrix(transport: Transport, backend: str = "dto", stages: tuple[int, ...] = (1, 2, 3)) -> Any:

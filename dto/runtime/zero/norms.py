@@ -1,4 +1,4 @@
-"""Gradients that ranks hold in parts, looked at as a whole: their norm, and whether they are finite."""
+"""Gradients that ranks hold in parts, as a whole: their norm, and whether they are finite."""
 
 from __future__ import annotations
 
