@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dto.runtime.collectives import all_gather, all_reduce, broadcast, reduce_scatter
     from dto.runtime.data_parallel import DataParallel, no_sync
     from dto.runtime.distribute import distribute
+    from dto.runtime.parameter_server import ParameterServer
     from dto.runtime.pipeline import Pipeline
     from dto.runtime.tensor import TensorParallel
     from dto.runtime.zero import Zero
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 __all__ = [
     "DataParallel",
     "DistributedTrainer",
+    "ParameterServer",
     "Pipeline",
     "TensorParallel",
     "Zero",
@@ -39,6 +41,7 @@ __all__ = [
 _HOMES = {
     "DataParallel": "dto.runtime.data_parallel",
     "DistributedTrainer": "dto.distributed_trainer",
+    "ParameterServer": "dto.runtime.parameter_server",
     "Pipeline": "dto.runtime.pipeline",
     "TensorParallel": "dto.runtime.tensor",
     "Zero": "dto.runtime.zero",
