@@ -10,6 +10,7 @@ import torch
 from dto.errors import DtoError
 from dto.runtime.buckets import Bucket, Spec, plan_buckets
 from dto.runtime.control import CONTROLS, Control
+from dto.runtime.riders import Riders
 from dto.runtime.transport import Handle, Transport
 
 
@@ -31,7 +32,7 @@ class Averaging:
 
     After a synchronised backward `param.grad` is a view into its bucket: the mean over ranks, or
     nothing where no rank used the parameter. Behind the gradients of the last bucket travel the
-    sums of everybody's `Control`, and which parameters were used.
+    sums of everybody's `Control`, which parameters were used, and the `riders`.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Averaging:
         transport: Transport,
         outgoing: Callable[[], Control],
         capacity_bytes: int,
+        riders: Riders,
     ) -> None:
         self.params = list(params)
         self.transport = transport
@@ -47,7 +49,11 @@ class Averaging:
         self.is_counted = True
         """False on a rank that only keeps step: what it computes is no use of a parameter."""
         self.control: torch.Tensor | None = None
+        self.has_even_riders = False
+        """Whether they came with the last gradients, and nobody said otherwise since."""
         self._outgoing = outgoing
+        self._riders = riders
+        self._size = torch.tensor(float(transport.size))  # as a number it would cost 3 us more
         self._is_running = False
         self._seen = [False] * len(self.params)
         self._touched = [False] * len(self.params)
@@ -61,7 +67,8 @@ class Averaging:
 
     def _lay_out(self, capacity_bytes: int) -> None:
         specs = [Spec(tuple(p.shape), p.dtype, p.device) for p in self.params]
-        plans = plan_buckets(specs, CONTROLS + len(specs), capacity_bytes)
+        extra = CONTROLS + len(specs) + self._riders.numel
+        plans = plan_buckets(specs, extra, capacity_bytes)
         self._buckets = [_Filled(plan) for plan in plans]
         self._views: list[torch.Tensor] = [torch.empty(0)] * len(specs)
         self._home: list[_Filled] = [self._buckets[-1]] * len(specs)
@@ -70,6 +77,9 @@ class Averaging:
                 size, shape = specs[number].numel, specs[number].shape
                 self._views[number] = bucket.flat[offset : offset + size].view(shape)
                 self._home[number] = bucket
+        tail = self._buckets[-1].tail()
+        parts = torch.split(tail, [CONTROLS, len(specs), self._riders.numel])
+        self._told, self._used, self._carried = parts
 
     def close(self) -> None:
         """Let go of the parameters."""
@@ -110,7 +120,7 @@ class Averaging:
         assert grad is not None
         if grad.is_sparse:
             raise DtoError("a sparse gradient cannot be averaged: use Embedding(sparse=False)")
-        torch.div(grad.detach(), self.transport.size, out=view)
+        torch.div(grad.detach() if grad.requires_grad else grad, self._size, out=view)
         param.grad = view
 
     def _launch_ready(self) -> None:
@@ -132,13 +142,15 @@ class Averaging:
             for bucket in self._buckets:
                 bucket.missing = 0
             self._launch_ready()
+            self._write_tail()
             last = self._buckets[-1]
-            self._write_tail(last.tail())
             last.handle = self.transport.all_reduce_async(last.flat)
             for bucket in self._buckets:
                 assert bucket.handle is not None
                 bucket.handle.wait()
-            self.control = last.tail()[:CONTROLS]
+            self.control = self._told
+            self._riders.read(self._carried)
+            self.has_even_riders = True
             self._hand_out()
         finally:
             self._reset()
@@ -151,19 +163,23 @@ class Averaging:
             self._pack(self._views[number], param)
             self._touched[number] = True
 
-    def _write_tail(self, tail: torch.Tensor) -> None:
+    def _write_tail(self) -> None:
         control = self._outgoing()
-        used = [float(touched) for touched in self._touched]
         loss = control.loss if isinstance(control.loss, float) else 0.0
-        tail.copy_(torch.tensor([control.stop, control.samples, control.save, loss, *used]))
+        self._told.copy_(torch.tensor([control.stop, control.samples, control.save, loss]))
         if isinstance(control.loss, torch.Tensor):
-            tail[3] = control.loss
+            self._told[3] = control.loss
+        if all(self._touched):
+            self._used.fill_(1.0)
+        else:
+            self._used.copy_(torch.tensor(self._touched))
+        self._riders.write(self._carried)
 
     def _hand_out(self) -> None:
         """Every parameter that some rank used gets the average; the others keep no gradient."""
         if all(self._touched):
             return
-        used = self._buckets[-1].tail()[CONTROLS:].tolist()
+        used = self._used.tolist()
         for number, param in enumerate(self.params):
             param.grad = self._views[number] if used[number] else None
 

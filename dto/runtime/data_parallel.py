@@ -22,8 +22,10 @@ from dto.errors import ConfigError
 from dto.runtime.averaging import Averaging
 from dto.runtime.buckets import CAPACITY_BYTES
 from dto.runtime.control import Control
+from dto.runtime.riders import Riders
 from dto.runtime.sameness import describe_model, require_same
 from dto.runtime.transport import Transport, broadcast_all, open_transport
+from dto.runtime.watch import Watch
 from dto.runtime.world import read_world
 
 __all__ = ["Control", "DataParallel", "no_sync"]
@@ -88,7 +90,9 @@ class DataParallel:
         self._weights: list[Any] = []
         require_same(self.transport, "another model", describe_model(model))
         self.broadcast_state()
+        self._watch = Watch(model)
         self._averaging = self._average()
+        self._averaging.has_even_riders = True  # as broadcast above
         model.register_forward_pre_hook(_BeforeForward(self))
         _owners[model] = self
 
@@ -100,18 +104,27 @@ class DataParallel:
         broadcast_all(self.transport, [value.detach() for value in values])
 
     def broadcast_buffers(self) -> None:
-        """Give every rank the buffers of rank 0, such as BatchNorm's running means."""
-        broadcast_all(self.transport, [value.detach() for value in self.model.buffers()])
+        """Give every rank the buffers of rank 0, such as BatchNorm's running means.
+
+        By themselves they come with the gradients: call this where a rank changed them by hand.
+        """
+        broadcast_all(self.transport, [value.data for value in self.model.buffers()])
 
     # what is trained
 
     def _average(self) -> Averaging:
         params = [p for p in self.model.parameters() if p.requires_grad]
-        self._trained = [id(p) for p in params]
-        return Averaging(params, self.transport, self._outgoing, self._capacity)
+        is_source = self.transport.rank == 0
+        riders = Riders(list(self.model.buffers()), is_source)
+        device = params[0].device if params else torch.device("cpu")
+        self._do_ride = riders.fits(device)
+        if not self._do_ride:
+            riders = Riders([], is_source)
+        return Averaging(params, self.transport, self._outgoing, self._capacity, riders)
 
     def _follow(self) -> None:
         """Other parameters are trained than before: average those."""
+        self._watch.look()
         self._averaging.close()
         self._averaging = self._average()
         self._averaging.is_counted = self.weight != 0.0
@@ -119,14 +132,20 @@ class DataParallel:
             self._register_weights()
 
     def before_forward(self) -> None:
-        """Follow what was frozen or thawed, and start from rank 0's buffers as torch's DDP does."""
-        if not (self._averaging.is_synchronised and torch.is_grad_enabled()):
+        """Follow what was frozen or thawed, and start from rank 0's buffers as torch's DDP does.
+
+        They came with the gradients, unless another forward pass has changed them since.
+        """
+        averaging, changes_buffers = self._averaging, self.model.training
+        if not (averaging.is_synchronised and torch.is_grad_enabled()):
+            averaging.has_even_riders &= not changes_buffers
             return
-        trained = [id(p) for p in self.model.parameters() if p.requires_grad]
-        if trained != self._trained:
+        if self._watch.has_changed():
             self._follow()
-        if self.model.training:
-            self.broadcast_buffers()
+        if changes_buffers:
+            if not (self._do_ride and self._averaging.has_even_riders):
+                self.broadcast_buffers()
+            self._averaging.has_even_riders = False
 
     # uneven batches, accumulation
 

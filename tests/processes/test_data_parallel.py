@@ -43,3 +43,9 @@ def spread() -> nn.Module:
 def test_a_model_that_cannot_be_trained_is_refused(model: nn.Module, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         dto.DataParallel(model)
+
+
+def test_buffers_of_rank_0_come_with_the_gradients() -> None:
+    for found, broadcasts in pool("gloo").run("data_parallel.follows_the_buffers_of_rank_0", 3):
+        assert found == [1, 1, 3, 3, 1, 1]  # in between, each rank accumulates by itself
+        assert not broadcasts

@@ -62,3 +62,24 @@ def joins_by_itself(transport: Transport) -> list[float]:
     parallel.close()
     transport.barrier()
     return [started, model.weight.grad.item(), float(parallel.transport.size)]
+
+
+def follows_the_buffers_of_rank_0(transport: Transport) -> list[Any]:
+    """Running means before each synchronised forward and after its backward: alike everywhere?"""
+    torch.manual_seed(transport.rank)
+    model = nn.Sequential(nn.Linear(7, 5), nn.BatchNorm1d(5))
+    parallel = DataParallel(model, transport)
+    calls: list[int] = []
+    parallel.broadcast_buffers = lambda: calls.append(len(found))  # type: ignore[method-assign]
+    found: list[int] = []
+    for number in range(6):
+        silent = number in (2, 3)
+        if number == 4:
+            del parallel.broadcast_buffers
+        with parallel.no_sync() if silent else contextlib.nullcontext():
+            output = model(batch(transport.rank, number).float())
+            output.square().mean().backward()
+        means = transport.all_gather_object(model[1].running_mean.tolist())
+        counts = transport.all_gather_object(int(model[1].num_batches_tracked))
+        found.append(len({str(pair) for pair in zip(means, counts, strict=True)}))
+    return [found, calls]
