@@ -109,6 +109,10 @@ class Spread:
                 units=recipe.units or UNIT_BYTES,
                 backend=recipe.implementation,
             )
+        if self.layout.data == "ps":
+            from dto.runtime.parameter_server import ParameterServer
+
+            return ParameterServer(stage, self.optimizer, transport=transport, outgoing=outgoing)
         if not any(param.requires_grad for param in stage.parameters()):
             return None
         if recipe.communication not in (None, "native"):
@@ -154,7 +158,7 @@ class Spread:
     def clip_grad_norm(self, max_norm: float) -> torch.Tensor:
         """Each value counts once, whoever holds it how often."""
         held = self.held()
-        if held is None:
+        if held is None or self.layout.data == "ps":
             assert self._data is not None
             return self._data.clip_grad_norm(max_norm)
         rank = self._transport.rank
@@ -198,7 +202,7 @@ class Spread:
         return tuple(sorted(mesh.rank(d, p, t) for d in copies for p in stages for t in columns))
 
     def held(self) -> Sequence[Held] | None:
-        if self.layout.data in ("ddp", "ps") and self.layout.is_flat:
+        if self.layout.data == "ddp" and self.layout.is_flat:
             return None
         outer = self._data.held() if self._data is not None else None
         if outer is None:

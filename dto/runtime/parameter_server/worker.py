@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from dto.checkpoint.sharded import Held, Part
 from dto.errors import ConfigError, UsageError, WorldError
 from dto.runtime.data_parallel import Control
 from dto.runtime.parameter_server.desk import Desk, RemoteDesk, open_lane
@@ -227,6 +228,13 @@ class ParameterServer:
             return {}
         named = [self._names[id(p)] for p in self._shares[self.transport.rank].parameters]
         return dict(zip(named, self._masters.tensors, strict=True))
+
+    def held(self) -> list[Held]:
+        """What this rank serves, for checkpoints."""
+        return [
+            Held(tensor, (Part(name, tuple(tensor.shape), 0, tensor.numel()),))
+            for name, tensor in self.masters().items()
+        ]
 
     def close(self) -> None:
         """Leave; returns when all have left, with the final parameters on every rank.
