@@ -49,8 +49,8 @@ class Averaging:
         self.is_counted = True
         """False on a rank that only keeps step: what it computes is no use of a parameter."""
         self.control: torch.Tensor | None = None
-        self.has_even_riders = False
-        """Whether they came with the last gradients, and nobody said otherwise since."""
+        self.has_even_buffers = False
+        """Whether all came with the last gradients, and no forward pass changed them since."""
         self._outgoing = outgoing
         self._riders = riders
         self._size = torch.tensor(float(transport.size))  # as a number it would cost 3 us more
@@ -85,6 +85,12 @@ class Averaging:
         """Let go of the parameters."""
         for hook in self._hooks:
             hook.remove()
+
+    def before_forward(self, args: Any, kwargs: Any) -> None:
+        """Inputs stay what they are."""
+
+    def after_forward(self, output: Any) -> None:
+        """And outputs."""
 
     # while backward runs
 
@@ -150,7 +156,7 @@ class Averaging:
                 bucket.handle.wait()
             self.control = self._told
             self._riders.read(self._carried)
-            self.has_even_riders = True
+            self.has_even_buffers = self._riders.are_all
             self._hand_out()
         finally:
             self._reset()

@@ -13,7 +13,7 @@ import contextlib
 import os
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -22,35 +22,20 @@ from dto.errors import ConfigError
 from dto.runtime.averaging import Averaging
 from dto.runtime.buckets import CAPACITY_BYTES
 from dto.runtime.control import Control
+from dto.runtime.model_hook import ModelHook
 from dto.runtime.riders import Riders
 from dto.runtime.sameness import describe_model, require_same
 from dto.runtime.transport import Transport, broadcast_all, open_transport
 from dto.runtime.watch import Watch
 from dto.runtime.world import read_world
 
+if TYPE_CHECKING:
+    from dto.runtime.torch_averaging import TorchAveraging
+
 __all__ = ["Control", "DataParallel", "no_sync"]
 
 
-class _BeforeForward:
-    """The forward hook; copies and pickles of the model leave it behind."""
-
-    def __init__(self, owner: DataParallel) -> None:
-        self._owner = weakref.ref(owner)
-
-    def __call__(self, module: nn.Module, args: Any) -> None:
-        owner = self._owner()
-        if owner is not None and module is owner.model:
-            owner.before_forward()
-
-    def __deepcopy__(self, memo: Any) -> _BeforeForward:
-        return self
-
-    def __reduce__(self) -> tuple[Any, tuple[()]]:
-        return (_no_hook, ())
-
-
-def _no_hook() -> Callable[[nn.Module, Any], None]:
-    return lambda module, args: None
+BACKENDS = ("dto", "torch")
 
 
 class DataParallel:
@@ -64,6 +49,8 @@ class DataParallel:
         transport: the ranks to be in step with; the world of the launcher if not given.
         outgoing: asked once per synchronised backward for what this rank tells the others.
         capacity_bytes: gradients travel in buckets of at least this size, but for the last.
+        backend: "torch" has torch's DistributedDataParallel average them; then every parameter
+            must be used, and no control values come with the gradients.
 
     Raises:
         ConfigError: there is nothing to train, or it lies on several devices.
@@ -78,23 +65,29 @@ class DataParallel:
         transport: Transport | None = None,
         outgoing: Callable[[], Control] = Control,
         capacity_bytes: int = CAPACITY_BYTES,
+        *,
+        backend: str = "dto",
     ) -> None:
+        if backend not in BACKENDS:
+            names = ", ".join(BACKENDS)
+            raise ConfigError(f"there is no data-parallel backend {backend!r}: use one of {names}")
         device = require_trainable(model)
         self.model = model
         self._is_owner = transport is None
         self.transport = _join(device) if transport is None else transport
         self.weight = 1.0
         self._outgoing = outgoing
-        self._capacity = capacity_bytes
+        self._capacity, self._backend = capacity_bytes, backend
         self._is_weighted = False
         self._weights: list[Any] = []
         require_same(self.transport, "another model", describe_model(model))
         self.broadcast_state()
         self._watch = Watch(model)
         self._averaging = self._average()
-        self._averaging.has_even_riders = True  # as broadcast above
-        model.register_forward_pre_hook(_BeforeForward(self))
-        _owners[model] = self
+        self._averaging.has_even_buffers = True
+        model.register_forward_pre_hook(ModelHook(self._before_forward), with_kwargs=True)
+        model.register_forward_hook(ModelHook(self._after_forward))
+        _owners[model] = weakref.ref(self)
 
     # equal start
 
@@ -112,14 +105,14 @@ class DataParallel:
 
     # what is trained
 
-    def _average(self) -> Averaging:
+    def _average(self) -> Averaging | TorchAveraging:
         params = [p for p in self.model.parameters() if p.requires_grad]
-        is_source = self.transport.rank == 0
-        riders = Riders(list(self.model.buffers()), is_source)
+        if self._backend == "torch" and self.transport.size > 1:
+            from dto.runtime.torch_averaging import TorchAveraging
+
+            return TorchAveraging(self.model, params, self.transport)
         device = params[0].device if params else torch.device("cpu")
-        self._do_ride = riders.fits(device)
-        if not self._do_ride:
-            riders = Riders([], is_source)
+        riders = Riders(list(self.model.buffers()), device, self.transport.rank == 0)
         return Averaging(params, self.transport, self._outgoing, self._capacity, riders)
 
     def _follow(self) -> None:
@@ -131,21 +124,19 @@ class DataParallel:
         if self._is_weighted:
             self._register_weights()
 
-    def before_forward(self) -> None:
-        """Follow what was frozen or thawed, and start from rank 0's buffers as torch's DDP does.
-
-        They came with the gradients, unless another forward pass has changed them since.
-        """
-        averaging, changes_buffers = self._averaging, self.model.training
-        if not (averaging.is_synchronised and torch.is_grad_enabled()):
-            averaging.has_even_riders &= not changes_buffers
-            return
-        if self._watch.has_changed():
+    def _before_forward(self, args: Any, kwargs: Any) -> Any:
+        """Follow what was frozen or thawed, and start from rank 0's buffers as torch's DDP does."""
+        is_silent = not (self._averaging.is_synchronised and torch.is_grad_enabled())
+        if not is_silent and self._watch.has_changed():
             self._follow()
-        if changes_buffers:
-            if not (self._do_ride and self._averaging.has_even_riders):
+        if self.model.training:
+            if not (is_silent or self._averaging.has_even_buffers):
                 self.broadcast_buffers()
-            self._averaging.has_even_riders = False
+            self._averaging.has_even_buffers = False  # for this pass changes them
+        return self._averaging.before_forward(args, kwargs)
+
+    def _after_forward(self, args: Any, output: Any) -> Any:
+        return self._averaging.after_forward(output)
 
     # uneven batches, accumulation
 
@@ -241,10 +232,13 @@ def _join(device: torch.device) -> Transport:
     return open_transport("auto", read_world(os.environ), device, os.environ)
 
 
-_owners: weakref.WeakKeyDictionary[nn.Module, DataParallel] = weakref.WeakKeyDictionary()
+_owners: weakref.WeakKeyDictionary[nn.Module, weakref.ref[DataParallel]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def no_sync(model: nn.Module) -> contextlib.AbstractContextManager[None]:
     """Accumulate gradients without sending them; for a model that nobody distributed: nothing."""
-    owner = _owners.get(model)
+    found = _owners.get(model)
+    owner = found() if found else None
     return owner.no_sync() if owner else contextlib.nullcontext()

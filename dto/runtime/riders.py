@@ -17,20 +17,21 @@ class Riders:
     which changes nothing that it is added to. Values of other types go byte by byte.
     """
 
-    def __init__(self, buffers: Sequence[torch.Tensor], is_source: bool) -> None:
+    def __init__(
+        self, buffers: Sequence[torch.Tensor], device: torch.device, is_source: bool
+    ) -> None:
+        values = sum(b.numel() * (1 if b.dtype == torch.float32 else b.itemsize) for b in buffers)
+        self.are_all = values <= MOST_VALUES and all(b.device == device for b in buffers)
+        """Whether they fit; else none rides. `device` is where they are added up."""
+        riding = buffers if self.are_all else []
         # .data: autograd need not know, for what is written here is no step of the model
-        self._plain = [b.data for b in buffers if b.dtype == torch.float32]
-        others = [b.data for b in buffers if b.dtype != torch.float32]
+        self._plain = [b.data for b in riding if b.dtype == torch.float32]
+        others = [b.data for b in riding if b.dtype != torch.float32]
         self._others = sorted(others, key=lambda b: -b.itemsize)  # so that views are aligned
         self._is_source = is_source
         self._plain_sizes = [b.numel() for b in self._plain]
         self._other_sizes = [b.numel() * b.itemsize for b in self._others]
         self.numel = sum(self._plain_sizes) + sum(self._other_sizes)
-
-    def fits(self, device: torch.device) -> bool:
-        """Whether these may ride: they are few, and all where the gradients are."""
-        everyone = [*self._plain, *self._others]
-        return self.numel <= MOST_VALUES and all(b.device == device for b in everyone)
 
     def write(self, place: torch.Tensor) -> None:
         """Put this rank's share of the sum into `place`, flat, of `numel` elements."""

@@ -49,3 +49,14 @@ def test_buffers_of_rank_0_come_with_the_gradients() -> None:
     for found, broadcasts in pool("gloo").run("data_parallel.follows_the_buffers_of_rank_0", 3):
         assert found == [1, 1, 3, 3, 1, 1]  # in between, each rank accumulates by itself
         assert not broadcasts
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_torchs_own_under_the_same_interface_trains_alike(world: int) -> None:
+    for (difference,) in pool("gloo").run("data_parallel.trains_like_torch", world):
+        assert difference <= 1e-10
+
+
+def test_an_unknown_backend_is_refused() -> None:
+    with pytest.raises(ConfigError, match="use one of dto, torch"):
+        dto.DataParallel(nn.Linear(1, 1), backend="mpi")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from typing import Any
 
 import torch
@@ -83,3 +84,42 @@ def follows_the_buffers_of_rank_0(transport: Transport) -> list[Any]:
         counts = transport.all_gather_object(int(model[1].num_batches_tracked))
         found.append(len({str(pair) for pair in zip(means, counts, strict=True)}))
     return [found, calls]
+
+
+class Named(nn.Module):
+    """Called by keyword; with BatchNorm, and a part that can be thawed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(7, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)
+
+    def forward(self, *, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.last(self.norm(self.first(x)))
+        return found
+
+
+def trains_like_torch(transport: Transport) -> list[float]:
+    """Both backends through accumulation, an uneven batch, later averaging and thawing."""
+    trained, copies = [], []
+    for backend in ("dto", "torch"):
+        torch.manual_seed(transport.rank)
+        model = Named().double()
+        model.first.requires_grad_(False)
+        parallel = DataParallel(model, transport, backend=backend)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        for number in range(8):
+            optimizer.zero_grad()
+            parallel.set_weight(4 + transport.rank if number == 3 else 4, 4 * transport.size)
+            if number == 5:
+                model.first.requires_grad_(True)
+            with parallel.no_sync() if number in (2, 6) else contextlib.nullcontext():
+                model(x=batch(transport.rank, number)).square().mean().backward()
+            if number == 6:
+                parallel.synchronise()
+            if number == 2:
+                model(x=batch(transport.rank, 20)).square().mean().backward()
+            optimizer.step()
+        trained.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+        copies.append(copy.deepcopy(model))
+        copies[-1](x=batch(0, 0))
+    return [float((trained[0] - trained[1]).norm() / trained[0].norm())]

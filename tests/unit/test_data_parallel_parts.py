@@ -12,6 +12,8 @@ from torch import nn
 from dto.runtime.riders import MOST_VALUES, Riders
 from dto.runtime.watch import Watch
 
+CPU = torch.device("cpu")
+
 
 def buffers(sign: int) -> list[torch.Tensor]:
     return [
@@ -27,7 +29,7 @@ def buffers(sign: int) -> list[torch.Tensor]:
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_every_rank_gets_the_buffers_of_rank_0_bit_by_bit(world: int) -> None:
     everyones = [buffers(1 if rank == 0 else -rank) for rank in range(world)]
-    riders = [Riders(mine, rank == 0) for rank, mine in enumerate(everyones)]
+    riders = [Riders(mine, CPU, rank == 0) for rank, mine in enumerate(everyones)]
     places = [torch.empty(rider.numel) for rider in riders]
     for rider, place in zip(riders, places, strict=True):
         rider.write(place)
@@ -40,17 +42,18 @@ def test_every_rank_gets_the_buffers_of_rank_0_bit_by_bit(world: int) -> None:
 
 def test_what_rides_is_no_change_that_autograd_minds() -> None:
     running = torch.ones(2)
-    rider = Riders([running], is_source=False)
+    rider = Riders([running], CPU, is_source=False)
     version = running._version
     rider.read(torch.zeros(rider.numel))
     assert running.tolist() == [0.0, 0.0] and running._version == version
 
 
 def test_big_buffers_do_not_ride() -> None:
-    cpu = torch.device("cpu")
-    assert Riders([], False).fits(cpu)
-    assert not Riders([torch.zeros(MOST_VALUES + 1)], False).fits(cpu)
-    assert not Riders([torch.zeros(1)], False).fits(torch.device("meta"))
+    assert Riders([], CPU, True).are_all
+    big = Riders([torch.zeros(MOST_VALUES + 1)], CPU, True)
+    elsewhere = Riders([torch.zeros(1)], torch.device("meta"), True)
+    for none in (big, elsewhere):
+        assert not none.are_all and none.numel == 0
 
 
 def model() -> nn.Sequential:
