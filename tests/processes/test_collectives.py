@@ -118,6 +118,7 @@ def test_links_are_measured_once_and_then_read_from_the_cache(world: int) -> Non
         assert 0 < rank["chosen"]["latency"] < 1
         assert rank["chosen"]["files"] == [f"{name}.gloo.json" for name in nodes]
         assert rank["chosen"]["told"] == [0.25, 8.0]
+        assert f": 4000 bytes over {world} ranks on" in rank["chosen"]["explained"]
 
 
 def test_a_peer_that_does_not_come_is_named_after_the_time_limit() -> None:

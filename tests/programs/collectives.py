@@ -174,6 +174,7 @@ def chosen() -> dict[str, Any]:
         "sum": tensor.sum().item(),
         "latency": measured.inside.latency_seconds,
         "files": names,
+        "explained": group.explain(4000),
         "told": [told.inside.latency_seconds, told.inside.bytes_per_second],
     }
 
@@ -181,7 +182,7 @@ def chosen() -> dict[str, Any]:
 def broken() -> str:
     """World 2: a peer that does not come. 3: one that dies before. 4: one that dies midway."""
     victim = RANK == SIZE - 1
-    group._wire.timeout_seconds = 2.0 if SIZE == 2 else 30.0  # type: ignore[union-attr]
+    seconds = 2.0 if SIZE == 2 else 30.0
     if victim and SIZE == 2:
         time.sleep(4)
     if victim and SIZE == 4:
@@ -190,7 +191,7 @@ def broken() -> str:
         group._wire.exchange_headers(header.encode())  # type: ignore[union-attr]
     if victim:
         os._exit(9)
-    return refusal(lambda: group.all_reduce(torch.ones(3_000_000), "ring"))
+    return refusal(lambda: group.all_reduce(torch.ones(3_000_000), "ring", timeout_seconds=seconds))
 
 
 digest = hashlib.sha256()

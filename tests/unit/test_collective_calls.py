@@ -25,6 +25,7 @@ Call = Callable[[Collectives], Any]
         (lambda c: c.all_reduce(torch.zeros(2).int(), reduction="mean"), "use sum, then divide"),
         (lambda c: c.all_reduce(torch.zeros(2).cfloat()), "not torch.strided of torch.complex64"),
         (lambda c: c.broadcast(torch.zeros(2), root=1), "no rank 1"),
+        (lambda c: c.all_reduce(torch.zeros(2), timeout_seconds=0), "must be more than 0, not 0"),
         (lambda c: c.all_gather(torch.zeros([1] * 9)), "up to 8 dimensions, not 9"),
     ],
 )
@@ -32,3 +33,8 @@ def test_a_call_that_cannot_be_meant_is_refused_in_one_line(call: Call, words: s
     with pytest.raises(UsageError) as caught:
         call(Collectives(LocalTransport(), "here"))
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_choice_is_told_in_one_line() -> None:
+    told = Collectives(LocalTransport(), "here").explain(1000)
+    assert told == "all-reduce by native: a world of one has nothing to send"

@@ -67,18 +67,24 @@ class Collectives:
         return list(self._wire.bytes_sent) if self._wire else [0] * self.size
 
     def all_reduce(
-        self, tensor: torch.Tensor, algorithm: str | None = None, reduction: str = "sum"
+        self,
+        tensor: torch.Tensor,
+        algorithm: str | None = None,
+        reduction: str = "sum",
+        timeout_seconds: float | None = None,
     ) -> None:
         """Replace `tensor` on every rank by the sum, or the mean, over all ranks.
 
         Without an algorithm the cheapest is taken by size and links; `native` is the transport's.
+        `timeout_seconds` is for this call, in place of the group's own.
         """
         if algorithm is not None and algorithm not in ALGORITHMS:
             known = ", ".join(ALGORITHMS)
             raise UsageError(f"there is no all-reduce algorithm {algorithm!r}: use one of {known}")
         header = _header("all_reduce", tensor, algorithm or "auto", reduction)
         _check_reduction(tensor, reduction)
-        flat = self._begin(header, tensor, native=algorithm in (None, "native"))
+        is_native = algorithm in (None, "native")
+        flat = self._begin(header, tensor, is_native, timeout_seconds)
         chosen = algorithm or self._choose(flat.numel() * flat.element_size())
         if self.size > 1 and flat.numel():
             if chosen == "native":
@@ -164,13 +170,29 @@ class Collectives:
 
     def _choose(self, nbytes: int) -> str:
         if nbytes not in self._choices:
-            self._choices[nbytes], reason = choose(nbytes, self.topology())
+            self._choices[nbytes], _ = choose(nbytes, self.topology())
             if self.rank == 0:
-                log.info("all-reduce by %s: %s", self._choices[nbytes], reason)
+                log.info(self.explain(nbytes))
         return self._choices[nbytes]
 
-    def _begin(self, header: Header, tensor: torch.Tensor, native: bool = False) -> torch.Tensor:
+    def explain(self, nbytes: int) -> str:
+        """The all-reduce that is taken for a tensor of so many bytes, and why, in one line.
+
+        The first call measures links, unless they are known: then all ranks must make it.
+        """
+        algorithm, reason = choose(nbytes, self.topology())
+        return f"all-reduce by {algorithm}: {reason}"
+
+    def _begin(
+        self,
+        header: Header,
+        tensor: torch.Tensor,
+        native: bool = False,
+        seconds: float | None = None,
+    ) -> torch.Tensor:
         """Agree with all ranks on the call; the flattened tensor, a copy where it has gaps."""
+        if seconds is not None and not seconds > 0:
+            raise UsageError(f"timeout_seconds must be more than 0, not {seconds}")
         if self.size > 1 and (self._wire is None or tensor.device.type != "cpu") and not native:
             raise WorldError(
                 f"{header.operation} on send and receive needs Gloo and a tensor on the CPU, not"
@@ -178,7 +200,7 @@ class Collectives:
             )
         self._shapes: Sequence[Sequence[int]] = []
         if self._wire is not None and tensor.device.type == "cpu":
-            self._wire.begin(str(header))
+            self._wire.begin(str(header), seconds)
             headers = self._wire.exchange_headers(header.encode())
             require_same(headers)
             self._shapes = [row[7 : 7 + int(row[6])].tolist() for row in headers]
@@ -225,13 +247,20 @@ def _default() -> Collectives:
     return Collectives(transport, world.node, cache=Path(run).parent / ".links" if run else None)
 
 
-def all_reduce(tensor: torch.Tensor, algorithm: str | None = None, reduction: str = "sum") -> None:
+def all_reduce(
+    tensor: torch.Tensor,
+    algorithm: str | None = None,
+    reduction: str = "sum",
+    timeout_seconds: float | None = None,
+) -> None:
     """Replace `tensor` on every rank by the sum, or the mean, over all ranks of the job.
 
     `algorithm`: ring, tree, halving_doubling, hierarchical, or native (the transport's own);
     without one the cheapest by size and measured links, which rank 0 logs with its reason.
+    A rank that is not there after `timeout_seconds` (300) is a WorldError that names it; NCCL and
+    Horovod keep to time limits of their own.
     """
-    _default().all_reduce(tensor, algorithm, reduction)
+    _default().all_reduce(tensor, algorithm, reduction, timeout_seconds)
 
 
 def reduce_scatter(tensor: torch.Tensor, reduction: str = "sum") -> torch.Tensor:

@@ -22,15 +22,16 @@ class Wire:
 
     def __init__(self, messenger: Messenger, timeout_seconds: float) -> None:
         self._messenger = messenger
-        self.timeout_seconds = timeout_seconds
+        self.timeout_seconds = self._seconds = timeout_seconds
         self.bytes_sent = [0] * messenger.size
         self._scratch: dict[torch.dtype, torch.Tensor] = {}
         self._deadline = 0.0
         self._call = ""
 
-    def begin(self, call: str) -> None:
+    def begin(self, call: str, seconds: float | None = None) -> None:
         """All waits from here on share one time limit; `call` is for the words of an error."""
-        self._deadline = time.monotonic() + self.timeout_seconds
+        self._seconds = self.timeout_seconds if seconds is None else seconds
+        self._deadline = time.monotonic() + self._seconds
         self._call = call
 
     def exchange_headers(self, header: torch.Tensor) -> list[torch.Tensor]:
@@ -112,7 +113,7 @@ class Wire:
 
     def _lost(self, peer: int, error: RuntimeError) -> WorldError:
         if time.monotonic() >= self._deadline or "Timed out" in str(error):
-            how = f"did not answer within {self.timeout_seconds:g} s"
+            how = f"did not answer within {self._seconds:g} s"
         else:
             how = "went away"
         return WorldError(f"rank {peer} {how} in {self._call}: {str(error).splitlines()[0]}")
