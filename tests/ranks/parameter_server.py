@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dto.runtime.data_parallel import Control
+from dto.runtime.control import Control
 from dto.runtime.parameter_server import ParameterServer
 from dto.runtime.transport import Transport
 

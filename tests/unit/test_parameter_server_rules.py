@@ -111,6 +111,17 @@ def test_a_world_of_one_needs_no_messages() -> None:
     assert model.weight.grad is None
 
 
+def test_a_checkpoint_finds_the_masters_in_the_optimizer() -> None:
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    held = ParameterServer(model, optimizer, transport=LocalTransport()).held()
+    assert [id(one.tensor) for one in held] == [id(p) for p in optimizer.param_groups[0]["params"]]
+    assert [(part.name, part.shape, part.end) for one in held for part in one.parts] == [
+        ("weight", (1, 2), 2),
+        ("bias", (1,), 1),
+    ]
+
+
 def test_a_closed_server_refuses_steps_and_a_closure_is_refused() -> None:
     model = nn.Linear(2, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)

@@ -18,7 +18,7 @@ from typing import Protocol, TypeVar
 import torch
 
 from dto.errors import WorldError
-from dto.runtime.data_parallel import Control
+from dto.runtime.control import Control
 from dto.runtime.parameter_server.server import Fault, Pulled, Push, Refused, Server, Trouble
 from dto.runtime.transport import Message, Messenger, Transport
 

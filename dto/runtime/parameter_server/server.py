@@ -10,7 +10,7 @@ from enum import IntEnum
 import torch
 
 from dto.errors import WorldError
-from dto.runtime.data_parallel import Control
+from dto.runtime.control import Control
 from dto.runtime.parameter_server.masters import Masters
 from dto.runtime.parameter_server.rules import Clocks, Wish
 

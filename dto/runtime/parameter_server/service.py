@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-from dto.runtime.data_parallel import Control
+from dto.runtime.control import Control
 from dto.runtime.parameter_server.desk import REQUEST_NUMBERS, Ask, Lane, LocalDesk, row_of
 from dto.runtime.parameter_server.server import Push, Refused, Server, Trouble
 from dto.runtime.transport import Message

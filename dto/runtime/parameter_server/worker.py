@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from dto.checkpoint.sharded import Held, Part
 from dto.errors import ConfigError, UsageError, WorldError
-from dto.runtime.data_parallel import Control
+from dto.runtime.control import Control
 from dto.runtime.parameter_server.desk import Desk, RemoteDesk, open_lane
 from dto.runtime.parameter_server.masters import Masters
 from dto.runtime.parameter_server.rules import Clocks, staleness_of
@@ -229,11 +229,11 @@ class ParameterServer:
         named = [self._names[id(p)] for p in self._shares[self.transport.rank].parameters]
         return dict(zip(named, self._masters.tensors, strict=True))
 
-    def held(self) -> list[Held]:
-        """What this rank serves, for checkpoints."""
+    def held(self) -> Sequence[Held]:
+        """The masters that this rank serves, whole; enter `whole` before they are read."""
         return [
-            Held(tensor, (Part(name, tuple(tensor.shape), 0, tensor.numel()),))
-            for name, tensor in self.masters().items()
+            Held(master, (Part(name, tuple(master.shape), 0, master.numel()),))
+            for name, master in self.masters().items()
         ]
 
     def close(self) -> None:
