@@ -67,9 +67,9 @@ def test_a_cut_sequence_is_gathered_and_scattered_instead() -> None:
         assert rank == {f"sum {WIDTH}": 6 * LAYERS}  # two norms and two biases of row layers
 
 
-@pytest.mark.parametrize("sequence_parallel", [False, True])
-def test_replicas_of_shared_layers_equal_one_process(sequence_parallel: bool) -> None:
-    found = pool("gloo").run("tensor.grid", 4, sequence_parallel=sequence_parallel)
+@pytest.mark.parametrize("zero", [False, True], ids=["ddp", "zero3"])
+def test_replicas_of_shared_layers_equal_one_process(zero: bool) -> None:
+    found = pool("gloo").run("tensor.grid", 4, zero=zero)
     assert max(distance for distance, *_ in found) <= 1e-10
     assert [replicas for _, *replicas in found] == [[0, 1], [0, 1], [2, 3], [2, 3]]
 
@@ -114,6 +114,10 @@ def test_what_ranks_cannot_share_is_refused_on_all_of_them() -> None:
     assert "layers.0.qkv has 36 outputs in 3 blocks of 4 that stay together" in first["heads"]
     assert "3, a row layer, got 12 inputs and holds 6 of 12" in first["row alone"]
     assert "layers got [2, 11, 24]: its first argument must be" in first["length"]
+    assert first["batch"].startswith(
+        "WorldError: rank 1 has another batch (ranks that share layers need one): [2, 7]"
+        " torch.float32 with the sum 14 instead of"
+    )
     assert "layers.0.qkv takes a piece of a sequence" in first["not called"]
 
 

@@ -19,6 +19,7 @@ from dto.errors import DtoError
 from dto.runtime.data_parallel import DataParallel
 from dto.runtime.tensor import TensorParallel
 from dto.runtime.transport import Handle, Transport
+from dto.runtime.zero import Zero
 from examples.tiny_gpt import BYTES, TinyGPT
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -177,29 +178,33 @@ def traffic(transport: Transport, sequence_parallel: bool) -> dict[str, int]:
     return dict(counting.seen)
 
 
-def grid(transport: Transport, sequence_parallel: bool) -> list[float]:
-    """Two replicas of two ranks each; two backward passes a step. Beside one process."""
+def grid(transport: Transport, zero: bool) -> list[float]:
+    """Two replicas of two ranks each, a cut sequence. Beside one process."""
     tp = transport.split([[0, 1], [2, 3]])
     dp = transport.split([[0, 2], [1, 3]])
-    tensor = cut("gpt", tp, torch.float64, sequence_parallel=sequence_parallel)
-    parallel = DataParallel(tensor.model, dp)
+    tensor = cut("gpt", tp, torch.float64, sequence_parallel=True)
     alone = make("gpt", torch.float64, seed=0)
     steppers = [OPTIMIZERS["adamw"](m.parameters()) for m in (tensor.model, alone)]
+    replicas: list[int] = list(tensor.held()[2].replicas)
+    parallel: DataParallel | Zero = (
+        Zero(tensor.model, steppers[0], 3, transport=dp, units=["layers.*"])
+        if zero
+        else DataParallel(tensor.model, dp)
+    )
     rows = batches("gpt", torch.float64, 16)
-    for first, second in zip(rows[::2], rows[1::2], strict=True):
+    mine = slice(2 * dp.rank, 2 * dp.rank + 2)
+    for pair in zip(rows[::2], rows[1::2], strict=True):
         for stepper in steppers:
             stepper.zero_grad()
-        for x, y in (first, second):
+        for x, y in pair:
             nn.functional.cross_entropy(alone(x), y).backward()
-            mine = slice(2 * dp.rank, 2 * dp.rank + 2)
-            output = tensor.model(x[mine])
             with parallel.no_sync():
-                nn.functional.cross_entropy(output, y[mine]).backward()
+                nn.functional.cross_entropy(tensor.model(x[mine]), y[mine]).backward()
         parallel.synchronise()
         for stepper in steppers:
             stepper.step()
-    with tensor.whole():
-        return [apart(tensor.model, alone), *tensor.held()[2].replicas]
+    with parallel.whole(), tensor.whole():
+        return [apart(tensor.model, alone), *replicas]
 
 
 def rebuilt(transport: Transport) -> list[Any]:
@@ -325,6 +330,7 @@ def refusals(transport: Transport) -> dict[str, str]:
         "length": lambda: cut("gpt", transport, torch.float32, **sequence).model(
             torch.zeros(2, 11, dtype=torch.long)
         ),
+        "batch": lambda: cut("mlp", transport, torch.float32).model(x + transport.rank),
         "not called": lambda: cut("gpt", transport, torch.float32, **sequence)
         .model.get_submodule("layers.0")(torch.zeros(2, 6, WIDTH)),
     }

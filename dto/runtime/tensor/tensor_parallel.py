@@ -13,7 +13,7 @@ from torch import nn
 from dto.checkpoint.sharded import Held
 from dto.errors import ConfigError
 from dto.runtime.data_parallel import require_trainable
-from dto.runtime.sameness import describe_model, require_same
+from dto.runtime.tensor.alike import start_alike, watch_batches
 from dto.runtime.tensor.cuts import Cut, whole_part
 from dto.runtime.tensor.layers import (
     ColumnLinear,
@@ -67,7 +67,7 @@ class TensorParallel:
 
     Raises:
         ConfigError: the plan does not fit the model, or its sizes the ranks.
-        WorldError: ranks have different models or plans.
+        WorldError: ranks have different models or plans; or, as the model is called, batches.
     """
 
     name = "tensor"
@@ -88,25 +88,16 @@ class TensorParallel:
         self._roles = _following(read_plan(model, plan), sequence_parallel)
         self._owned = None if transport else _join(self._device)
         self.transport: Transport = transport or self._owned  # type: ignore[assignment]
-        self._start_equal(f"backend {backend}")
+        agreed = f"a plan of {self._roles}, backend {backend}"
+        start_alike(self.transport, model, self._device, agreed)
         check_roles(model, self._roles, self.transport.size)
         self._shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
         self._cuts = self._find_cuts()
         self._group = Group(self.transport)
         self._share_layers(self._kinds(backend))
+        watch_batches(model, self._group)
 
     # setting up
-
-    def _start_equal(self, also: str) -> None:
-        """Rank 0's weights, buffers and generator for all."""
-        mine = [f"a plan of {self._roles}, {also}", *describe_model(self.model)]
-        require_same(self.transport, "another model or plan", mine)
-        values = [*self.model.parameters(), *self.model.buffers()]
-        broadcast_all(self.transport, [value.detach() for value in values])
-        if self._device.type == "cuda":
-            state = self.transport.all_gather_object(torch.cuda.get_rng_state(self._device))[0]
-            torch.cuda.set_rng_state(state, self._device)
-        torch.set_rng_state(self.transport.all_gather_object(torch.get_rng_state())[0])
 
     def _find_cuts(self) -> dict[str, Cut]:
         """How parameters are cut, by name; those that stay whole are left out."""
