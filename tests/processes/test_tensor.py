@@ -90,6 +90,10 @@ def test_recomputed_activations_give_the_same_bits() -> None:
     assert pool("gloo").run("tensor.recomputed", 2) == [True, True]
 
 
+def test_a_compiled_model_sends_the_same() -> None:
+    assert pool("gloo").run("tensor.compiled", 2) == [True, True]
+
+
 def test_autocast_reaches_shared_layers() -> None:
     assert max(pool("gloo").run("tensor.in_bfloat16", 2)) < 0.02
 

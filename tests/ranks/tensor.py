@@ -259,6 +259,14 @@ def recomputed(transport: Transport) -> bool:
     return train(plain.model, rows, "sgd") == train(saving.model, rows, "sgd")
 
 
+def compiled(transport: Transport) -> bool:
+    """torch.compile works around what sends."""
+    plain, other = (cut("mlp", transport, torch.float64) for _ in "ab")
+    rows = batches("mlp", torch.float64, 2)
+    quick: Any = torch.compile(other.model, backend="eager")
+    return train(plain.model, rows, "sgd") == train(quick, rows, "sgd")
+
+
 def in_bfloat16(transport: Transport) -> float:
     """Autocast: gradients beside those of one process under autocast."""
     tensor, alone = cut("gpt", transport, torch.float32), make("gpt", torch.float32, seed=0)

@@ -45,7 +45,8 @@ def watch_batches(model: nn.Module, group: Group) -> None:
         mine = [_describe(value) for value in values if isinstance(value, torch.Tensor)]
         require_same(group.transport, "another batch (ranks that share layers need one)", mine)
 
-    model.register_forward_pre_hook(before, with_kwargs=True)
+    hook = torch.compiler.disable(before)  # type: ignore[no-untyped-call]
+    model.register_forward_pre_hook(hook, with_kwargs=True)
 
 
 def _describe(value: torch.Tensor) -> str:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
 
 from dto.errors import ConfigError
 from dto.runtime.tensor import functions
 from dto.runtime.transport import Transport
+
+
+def _apply(function: type[Function], *arguments: Any) -> Tensor:
+    y: Tensor = function.apply(*arguments)  # type: ignore[no-untyped-call]
+    return y
 
 
 class Group:
@@ -21,6 +28,9 @@ class Group:
         """Whether a sequence was ever cut: only then may a layer take a piece of one."""
         self.mesh: Any = None
         """What DTensor calls these ranks, where it computes the layers."""
+        # not on import: it takes seconds, which an optimizer costs anyway
+        self.apply: Callable[..., Tensor] = torch.compiler.disable(_apply)  # type: ignore[no-untyped-call]
+        """Calls a function that sends; torch.compile works around it."""
 
     def __deepcopy__(self, memo: Any) -> Group:
         return self  # a copied model talks to the same ranks
@@ -71,9 +81,8 @@ class ColumnLinear(SharedLinear):
     def forward(self, input: Tensor) -> Tensor:
         self._check_split()
         x, weight, bias = self._ready(input)
-        group = self.group.transport
-        y: Tensor = functions.Column.apply(x, weight, bias, group, self.is_split)  # type: ignore[no-untyped-call]
-        return y
+        group = self.group
+        return group.apply(functions.Column, x, weight, bias, group.transport, self.is_split)
 
 
 class RowLinear(SharedLinear):
@@ -83,8 +92,8 @@ class RowLinear(SharedLinear):
         self._check_split()
         x, weight, bias = self._ready(input)
         self.check_inputs(x)
-        group = self.group.transport
-        y: Tensor = functions.Row.apply(x, weight, group, self.is_split)  # type: ignore[no-untyped-call]
+        group = self.group
+        y = group.apply(functions.Row, x, weight, group.transport, self.is_split)
         return y if bias is None else y + bias  # once, not once per rank
 
 
@@ -100,10 +109,10 @@ def split_sequence(module: nn.Module, name: str, group: Group) -> None:
                 f" sequence that {size} ranks can share evenly"
             )
         group.has_split = True
-        return (functions.Split.apply(x, group.transport), *args[1:])  # type: ignore[no-untyped-call]
+        return (group.apply(functions.Split, x, group.transport), *args[1:])
 
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        return functions.Join.apply(output, group.transport)  # type: ignore[no-untyped-call]
+        return group.apply(functions.Join, output, group.transport)
 
     module.register_forward_pre_hook(before)
     module.register_forward_hook(after)
