@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,6 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from dto.errors import WorldError
 from dto.runtime.pipeline.activations import Activations
 from dto.runtime.pipeline.layers import Caller, Tensors
 from dto.runtime.pipeline.links import Links, Message, Shape, UnderWay, What
@@ -52,7 +52,7 @@ class MicroBatch:
     targets: Any
     share: float
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         """What the shapes of all activations depend on; the same on all stages."""
         return str([tuple(value.shape) for value in self.inputs])
@@ -96,7 +96,6 @@ class StageEngine:
         self._activations: dict[Action, UnderWay] = {}
         self._gradients: deque[UnderWay] = deque()
         self._texts: list[UnderWay] = []
-        self._agree_on_batch()
         for action, following in zip(self._actions, (*self._actions[1:], None), strict=True):
             if following is not None:
                 self._post(following)
@@ -107,20 +106,6 @@ class StageEngine:
         for sent in (*self._activations.values(), *self._gradients, *self._texts):
             sent.wait()
         return self._total
-
-    def _agree_on_batch(self) -> None:
-        """Another batch on another stage would hang or mislead: each tells the next its shapes."""
-        mine = [micro_batch.key for micro_batch in (self._batch[0], self._batch[-1])]
-        stage = self._links.stage
-        if stage + 1 < self._links.stages:
-            self._texts.append(self._links.send_text(Message(What.BATCH, stage + 1), mine))
-        if stage:
-            theirs = self._links.receive_text(Message(What.BATCH, stage - 1))
-            if theirs != mine:
-                raise WorldError(
-                    f"stage {stage} got another batch than stage {stage - 1}: micro-batches of"
-                    f" {mine[0]} instead of {theirs[0]}; give every rank of a pipeline the same"
-                )
 
     # actions
 

@@ -27,6 +27,7 @@ class What(IntEnum):
     SHAPES = 2
     BATCH = 3
     TIED = 4
+    FOUND = 5
 
 
 @dataclass(frozen=True)

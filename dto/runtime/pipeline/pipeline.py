@@ -13,6 +13,7 @@ from torch import nn
 
 from dto.checkpoint.sharded import Held
 from dto.errors import ConfigError
+from dto.runtime.pipeline.agreement import Agreement
 from dto.runtime.pipeline.engine import Engine, MicroBatch, StageEngine
 from dto.runtime.pipeline.evaluation import Evaluator, Measure
 from dto.runtime.pipeline.layers import Caller
@@ -91,6 +92,7 @@ class Pipeline:
         parts = [[layers[number] for number in part] for part in mine]
         self.module = nn.ModuleList(nn.ModuleList(part) for part in parts)
         """This stage's layers, chunk by chunk."""
+        self._agreement = Agreement(self._links)
         self._tied = TiedWeights(self._links, self._own.tied())
         call = Caller(checkpoint_activations, autocast)
         self._engine = self._make_engine(backend, parts, loss, call)
@@ -128,10 +130,11 @@ class Pipeline:
                 f"a batch of {rows} cannot be cut into {count} micro-batches: use a batch of"
                 f" {count} or more, or fewer micro-batches"
             )
+        self._agreement.begin(batch, "training")
         self._tied.set_aside()
         loss = self._engine.run(batch, scale)
         self._tied.add_up()
-        return self._tell_all(loss)[0]
+        return self._agreement.end(loss)[0]
 
     def evaluate(
         self,
@@ -147,8 +150,9 @@ class Pipeline:
         Raises:
             WorldError: a stage went away, or got another batch.
         """
-        loss, measured = self._evaluator.run(self._split(inputs, targets), measure)
-        loss, measured = self._tell_all(loss, measured)
+        batch = self._split(inputs, targets)
+        self._agreement.begin(batch, "evaluating")
+        loss, measured = self._agreement.end(*self._evaluator.run(batch, measure))
         return loss, measured
 
     def adopt(self, optimizer: torch.optim.Optimizer) -> None:
@@ -242,12 +246,6 @@ class Pipeline:
             MicroBatch(piece, target, len(piece[0]) / rows)
             for piece, target in zip(pieces, wanted, strict=True)
         ]
-
-    def _tell_all(self, *values: float) -> list[float]:
-        """What the last stage found."""
-        found = torch.tensor(values, dtype=torch.float64)
-        self._links.broadcast(found, self.stages - 1)
-        return list(found.tolist())
 
 
 def _join() -> Transport:
