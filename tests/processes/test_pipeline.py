@@ -171,3 +171,14 @@ def test_an_optimizer_with_a_parameter_of_its_own_is_refused() -> None:
 
 def test_a_stage_gives_back_the_memory_of_the_others() -> None:
     assert min(pool("gloo").run("pipeline.memory", 4)) > 0.6  # of 0.75
+
+
+def test_layers_computed_again_give_the_same_bits_in_less_memory() -> None:
+    for rank in pool("gloo").run("pipeline.computes_again", 2):
+        assert rank["same"] and rank["kept"] < 0.5
+
+
+def test_stages_under_autocast_equal_one_process_under_it() -> None:
+    for gradients, loss, is_coarser, types, right in pool("gloo").run("pipeline.autocast", 2):
+        assert max(gradients, loss) <= 1e-6
+        assert is_coarser and types == ["torch.float32"] and 0 <= right <= 1

@@ -201,3 +201,59 @@ def refusal(attempt: Callable[[], Any]) -> str:
     except DtoError as error:
         return str(error)
     return ""
+
+
+class Wide(nn.Module):
+    """A layer whose inner values are larger than what it hands on, and drawn in part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(7, 90), nn.GELU(), nn.Dropout(0.3), nn.Linear(90, 7))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.body(x)
+
+
+def computes_again(transport: Transport) -> dict[str, Any]:
+    """Gradients and saved bytes of a step, with activation checkpointing and without."""
+    found = []
+    for is_asked in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(*(Wide() for _ in range(4))).double()
+        pipeline = Pipeline(
+            model, 4, loss=cross_entropy, transport=transport, checkpoint_activations=is_asked
+        )
+        sizes: list[int] = []
+
+        def keep(value: torch.Tensor, sizes: list[int] = sizes) -> torch.Tensor:
+            sizes.append(value.nbytes)
+            return value
+
+        torch.manual_seed(1)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+            pipeline.step(*batch_of(16))
+        found.append(([p.grad for p in pipeline.parameters()], sum(sizes)))
+    (plain_gradients, plain_bytes), (gradients, kept_bytes) = found
+    pairs = zip(plain_gradients, gradients, strict=True)
+    return {"same": all(torch.equal(a, b) for a, b in pairs), "kept": kept_bytes / plain_bytes}
+
+
+def autocast(transport: Transport) -> list[Any]:
+    """The distance from one process under autocast, and from one without."""
+    model = plain().float()
+    alone = copy.deepcopy(model)
+    pipeline = Pipeline(model, 2, loss=cross_entropy, transport=transport, autocast=torch.bfloat16)
+    x, y = batch_of(8)
+    loss = pipeline.step(x.float(), y)
+    right = pipeline.evaluate(x.float(), y, share_right)[1]
+    total = 0.0
+    for half in torch.arange(8).tensor_split(2):
+        with torch.autocast("cpu", torch.bfloat16):
+            part = cross_entropy(alone(x[half].float()), y[half]) / 2
+        part.backward()
+        total += part.item()
+    wanted = {name: value.grad for name, value in alone.named_parameters()}
+    off = [float((p.grad - wanted[n]).norm()) for n, p in pipeline.named_parameters()]
+    types = {str(p.dtype) for p in pipeline.parameters()}
+    exact = cross_entropy(alone(x.float()), y).item()
+    return [max(off), abs(loss - total), abs(loss - exact) > 1e-6, sorted(types), right]

@@ -49,3 +49,11 @@ def test_a_parameter_outside_all_stages_is_named() -> None:
 
     with pytest.raises(ConfigError, match="leaves out forgotten.weight, forgotten.bias"):
         Pipeline(Forgetful(), 2, loss=nn.functional.mse_loss)
+
+
+def test_a_layer_that_changes_its_input_cannot_be_computed_again() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(inplace=True))
+    pipeline = Pipeline(model, 1, loss=nn.functional.mse_loss, checkpoint_activations=True)
+    with pytest.raises(ConfigError, match="ReLU changes its input.*make it inplace=False"):
+        pipeline.step(torch.ones(2, 2), torch.ones(2, 2))
+    assert pipeline.evaluate(torch.ones(2, 2), torch.ones(2, 2))[0] > 0
