@@ -182,3 +182,14 @@ def test_stages_under_autocast_equal_one_process_under_it() -> None:
     for gradients, loss, is_coarser, types, right in pool("gloo").run("pipeline.autocast", 2):
         assert max(gradients, loss) <= 1e-6
         assert is_coarser and types == ["torch.float32"] and 0 <= right <= 1
+
+
+def test_a_stage_waits_for_another_no_longer_than_it_was_told() -> None:
+    text = pool("gloo").run("pipeline.too_late", 2)[1]
+    assert text == "stage 1 lost stage 0 (rank 0) at the batch message: no answer within 1 s"
+
+
+def test_stages_that_do_different_things_are_told() -> None:
+    first, second = pool("gloo").run("pipeline.other_work", 2)
+    assert second.startswith("stage 1 got another batch than stage 0: here evaluating")
+    assert "no answer within 1 s" in first

@@ -257,3 +257,20 @@ def autocast(transport: Transport) -> list[Any]:
     types = {str(p.dtype) for p in pipeline.parameters()}
     exact = cross_entropy(alone(x.float()), y).item()
     return [max(off), abs(loss - total), abs(loss - exact) > 1e-6, sorted(types), right]
+
+
+def too_late(transport: Transport) -> str:
+    """Rank 0 takes no step; the group that waits for it in vain is one of its own."""
+    pipeline = Pipeline(
+        plain(), 2, loss=cross_entropy, transport=transport.split([[0, 1]]), timeout_seconds=1
+    )
+    return refusal(lambda: pipeline.step(*batch_of(4))) if transport.rank else ""
+
+
+def other_work(transport: Transport) -> str:
+    """Rank 1 evaluates a batch that rank 0 trains on."""
+    pipeline = Pipeline(
+        plain(), 2, loss=cross_entropy, transport=transport.split([[0, 1]]), timeout_seconds=1
+    )
+    work = pipeline.evaluate if transport.rank else pipeline.step
+    return refusal(lambda: work(*batch_of(4)))
