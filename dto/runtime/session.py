@@ -16,8 +16,6 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from dto.checkpoint.generators import restore_generators
-from dto.checkpoint.sharded import Outline
-from dto.checkpoint.state import parameter_names
 from dto.checkpoint.store import Store
 from dto.errors import WorldError
 from dto.runtime.agreement import Agreement
@@ -30,7 +28,6 @@ from dto.runtime.progress import Progress, Row
 from dto.runtime.sameness import describe_data, require_same, warn_of_other_data
 from dto.runtime.seeds import derive, seed_everything
 from dto.runtime.settings import Settings, Stopped, choose_device
-from dto.runtime.shards import Cut
 from dto.runtime.signals import LastWords, StopFlag, show_errors_in_one_line
 from dto.runtime.stores import open_store
 from dto.runtime.strategy import Strategy
@@ -78,14 +75,14 @@ class Session:
         self.progress = Progress(self.link, self.world.is_master)
         self.in_run = bool(env.get("DTO_RUN_DIR"))
         self.keeper = Keeper(self.transport, self.link, open_store(self.transport, settings, env))
-        self._agreement = Agreement(
+        self.agreement = Agreement(
             self.transport,
             self.device,
             self.every,
             lambda: self.stop.reason is not None,
             lambda: self.keeper.saved_at,
         )
-        self.note_loss = self._agreement.note_loss
+        self.note_loss = self.agreement.note_loss
         chosen = settings.seed if settings.seed is not None else torch.initial_seed()
         self.seed = int(self._from_master(chosen))
         self.step = 0
@@ -118,7 +115,7 @@ class Session:
             return
         self._model = model.to(self.device)
         if self.world.size > 1 and self.recipe.is_plain(self.layout):
-            self.parallel = DataParallel(model, self.transport, self._agreement.outgoing)
+            self.parallel = DataParallel(model, self.transport, self.agreement.outgoing)
 
     def add_optimizer(
         self, model: nn.Module, optimizer: Optimizer, criterion: Any = None, **objects: Any
@@ -130,22 +127,13 @@ class Session:
             self.subject.objects = known
             return
         optimizer.register_step_post_hook(self._stepped)
-        is_plain = self.recipe.is_plain(self.layout)
-        cut = None if is_plain else self._spread(model, optimizer, criterion)
+        cut = None
+        if not self.recipe.is_plain(self.layout):
+            from dto.runtime.spread import spread_out
+
+            self.spread, cut = spread_out(self, model, optimizer, criterion)
+            self.parallel = self.spread
         self.subject = Subject(model, optimizer, known, cut)
-
-    def _spread(self, model: nn.Module, optimizer: Optimizer, criterion: Any) -> Cut | None:
-        from dto.runtime.spread import Spread
-
-        outline = Outline.of(model, parameter_names(model, optimizer))
-        word = self._agreement.outgoing
-        self.parallel = self.spread = Spread(
-            model, optimizer, self.transport, self.layout, self.recipe, word, criterion
-        )
-        if self.world.is_master:
-            log.info("strategy %s on a mesh of %s", self.layout.name, self.layout.mesh)
-        is_whole = self.parallel.held() is None
-        return None if is_whole else Cut(model, optimizer, self.parallel, outline)
 
     def add_loader(
         self,
@@ -227,7 +215,7 @@ class Session:
         self.loaded = None
 
     def begin_batch(self, size: Size) -> None:
-        self._agreement.begin(size.own)
+        self.agreement.begin(size.own)
         self.fewest_samples = max(1, size.total // self.layout.mesh.dp)
         if self.parallel is not None:
             self.parallel.set_weight(size.own, size.total)
@@ -240,7 +228,7 @@ class Session:
     @property
     def own_samples(self) -> int:
         """How many samples of the current batch count as this rank's."""
-        return self._agreement.own
+        return self.agreement.own
 
     def end_batch(self, size: Size) -> None:
         self.samples += size.total
@@ -254,8 +242,8 @@ class Session:
             self.step += 1
 
     def _boundary(self) -> None:
-        control = self._agreement.reached(self.parallel)
-        has_loss = self._agreement.has_loss
+        control = self.agreement.reached(self.parallel)
+        has_loss = self.agreement.has_loss
         loss = control.loss / max(control.samples, 1.0) if has_loss else None
         self.progress.tick(Row(self.step, self.epoch, self._trained, loss))
         if control.stop:
@@ -265,7 +253,7 @@ class Session:
 
     def poll(self) -> None:
         """A place outside training where all ranks are at once: leave, if any was told to."""
-        if self._agreement.wants_stop():
+        if self.agreement.wants_stop():
             self.leave()
 
     def leave(self) -> None:

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from dto.checkpoint.sharded import Held, Part
+from dto.checkpoint.sharded import Held, Outline, Part
+from dto.checkpoint.state import parameter_names
 from dto.errors import ConfigError
 from dto.runtime.control import Control
 from dto.runtime.data_parallel import DataParallel
 from dto.runtime.mesh import Layout
 from dto.runtime.pipeline import Pipeline
 from dto.runtime.recipe import PRECISIONS, Recipe
+from dto.runtime.shards import Cut
 from dto.runtime.strategy import Strategy
 from dto.runtime.tensor import TensorParallel
 from dto.runtime.transport import Transport, broadcast_all
+
+if TYPE_CHECKING:
+    from dto.runtime.session import Session
+
+log = logging.getLogger(__name__)
 
 
 class Spread:
@@ -119,7 +128,7 @@ class Spread:
             from dto.runtime.collectives.patterned import Patterned
 
             transport = Patterned(transport, str(recipe.communication))
-        return DataParallel(stage, transport, outgoing)
+        return DataParallel(stage, transport, outgoing, backend=recipe.implementation)
 
     # the strategy
 
@@ -222,6 +231,26 @@ class Spread:
             inner = self._inner[id(self._locals[part.name])]
             parts.setdefault(inner.replicas, []).extend(intersect(part, inner.parts))
         return [Held(outer.tensor, tuple(found), ranks) for ranks, found in parts.items()]
+
+
+def spread_out(
+    session: Session, model: nn.Module, optimizer: Optimizer, criterion: Any
+) -> tuple[Spread, Cut | None]:
+    """Spread a session's model as its recipe says; and how checkpoints have to know it, if cut."""
+    outline = Outline.of(model, parameter_names(model, optimizer))
+    found = Spread(
+        model,
+        optimizer,
+        session.transport,
+        session.layout,
+        session.recipe,
+        session.agreement.outgoing,
+        criterion,
+    )
+    if session.world.is_master:
+        log.info("strategy %s on a mesh of %s", session.layout.name, session.layout.mesh)
+    is_cut = found.held() is not None
+    return found, Cut(model, optimizer, found, outline) if is_cut else None
 
 
 def intersect(outer: Part, inner: Sequence[Part]) -> list[Part]:
