@@ -2,11 +2,12 @@
 # Set up .venv, then the check and every layer of tests that this machine can run as it is; what is
 # left out is named with its reason. --all (root, Debian/Ubuntu) first installs what the other
 # layers need, and leaves nothing out. Labs and rig work beside the other layers; a test that failed
-# in that crowd gets one more try alone, by name.
+# in that crowd gets one more try alone, by name. --full: all combinations of strategy, backend,
+# transport, world, optimizer and precision, where otherwise each strategy gets a few.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-usage() { echo "usage: ${0##*/} [--all] [PYTEST ARGUMENTS...]" >&2; exit 2; }
+usage() { echo "usage: ${0##*/} [--all] [--full] [PYTEST ARGUMENTS...]" >&2; exit 2; }
 # shellcheck source=scripts/environment.sh
 source scripts/environment.sh
 
@@ -92,10 +93,15 @@ run_in_turn() {
   return "$code"
 }
 
-case ${1:-} in
-  --all) shift; PATH=$PATH:/usr/sbin:/sbin; install_packages; export CI=true ;;
-  -h | --help) usage ;;
-esac
+while [[ ${1:-} == -* ]]; do
+  case $1 in
+    --all) PATH=$PATH:/usr/sbin:/sbin; install_packages; export CI=true ;;
+    --full) export DTO_FULL=1 ;;
+    -h | --help) usage ;;
+    *) break ;;
+  esac
+  shift
+done
 make_environment dev
 PATH=$PWD/.venv/bin:$PATH
 install_horovod
