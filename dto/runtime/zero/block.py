@@ -91,6 +91,8 @@ class Block:
             self.shard = self.shard.clone()
         self._views = self.views(self.flat)
         self._show(self._views)
+        for param in self.params:  # of a step before, done with
+            param.grad = None
         self.pieces = [
             nn.Parameter(part, requires_grad=self.is_trained) for part in self.cut(self.shard)
         ]
