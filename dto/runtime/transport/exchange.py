@@ -17,13 +17,24 @@ _SCATTER, _GATHER = 0xD72, 0xD73
 _SECONDS = 1800.0
 
 
+Messages = Sequence[tuple[int, Message]]
+"""With the rank at the other end."""
+
+
+def _wait(messages: Messages, what: str) -> None:
+    for peer, message in messages:
+        try:
+            message.wait(_SECONDS)
+        except RuntimeError as error:
+            raise RuntimeError(f"rank {peer} was lost in {what}: {error}") from error
+
+
 class _Gathering:
-    def __init__(self, messages: Sequence[Message], kept: torch.Tensor) -> None:
+    def __init__(self, messages: Messages, kept: torch.Tensor) -> None:
         self._messages, self._kept = messages, kept
 
     def wait(self) -> None:
-        for message in self._messages:
-            message.wait(_SECONDS)
+        _wait(self._messages, "an all-gather")
 
 
 class _Scattering:
@@ -31,14 +42,13 @@ class _Scattering:
         self,
         shard: torch.Tensor,
         parts: list[torch.Tensor],
-        messages: Sequence[Message],
+        messages: Messages,
         flat: torch.Tensor,
     ) -> None:
         self._shard, self._parts, self._messages, self._flat = shard, parts, messages, flat
 
     def wait(self) -> None:
-        for message in self._messages:
-            message.wait(_SECONDS)
+        _wait(self._messages, "a reduce-scatter")
         if self._shard.dtype in (torch.float16, torch.bfloat16):  # round once, not n - 1 times
             self._shard.copy_(torch.stack(self._parts).float().sum(0))
             return
@@ -52,10 +62,10 @@ def reduce_scatter(messenger: Messenger, shard: torch.Tensor, flat: torch.Tensor
     rank, length = messenger.rank, shard.numel()
     pieces = list(torch.split(flat, length))
     coming = [p if n == rank else torch.empty_like(shard) for n, p in enumerate(pieces)]
-    messages: list[Message] = []
+    messages: list[tuple[int, Message]] = []
     for peer in _others(messenger):
-        messages.append(messenger.receive_async(coming[peer], peer, _SCATTER))
-        messages.append(messenger.send_async(pieces[peer], peer, _SCATTER))
+        messages.append((peer, messenger.receive_async(coming[peer], peer, _SCATTER)))
+        messages.append((peer, messenger.send_async(pieces[peer], peer, _SCATTER)))
     return _Scattering(shard, coming, messages, flat)
 
 
@@ -65,10 +75,10 @@ def all_gather(messenger: Messenger, flat: torch.Tensor, shard: torch.Tensor) ->
     own = pieces[messenger.rank]
     if own.data_ptr() != shard.data_ptr():
         own.copy_(shard)
-    messages: list[Message] = []
+    messages: list[tuple[int, Message]] = []
     for peer in _others(messenger):
-        messages.append(messenger.receive_async(pieces[peer], peer, _GATHER))
-        messages.append(messenger.send_async(own, peer, _GATHER))
+        messages.append((peer, messenger.receive_async(pieces[peer], peer, _GATHER)))
+        messages.append((peer, messenger.send_async(own, peer, _GATHER)))
     return _Gathering(messages, own)
 
 
