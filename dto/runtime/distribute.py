@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,6 +11,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from dto.runtime.loader import PreparedLoader
+from dto.runtime.recipe import recipe_of
 from dto.runtime.session import Session
 from dto.runtime.settings import Settings
 
@@ -30,6 +32,8 @@ def distribute(
     seed: int | None = None,
     run_dir: str | Path | None = None,
     keep_last: int = 3,
+    strategy: str = "ddp",
+    mesh: Mapping[str, int] | None = None,
     **objects: Any,
 ) -> tuple[ModelT, OptimizerT, PreparedLoader]:
     """Prepare your own loop: `model, optimizer, loader = dto.distribute(model, optimizer, loader)`.
@@ -39,6 +43,9 @@ def distribute(
     model, optimizer, generators and `scheduler` continue exactly where the checkpoint was taken.
     More `objects` with state_dict() and load_state_dict() (a GradScaler, say) are saved by name.
     In a run of dto, or with `run_dir`, the newest valid checkpoint is continued.
+
+    `strategy`: ddp, zero1, zero2, zero3, tensor or ps; a pipeline needs `DistributedTrainer`. Where
+    ranks hold parts of the model, `dto.clip_grad_norm_(model, max_norm)` knows of all of them.
     """
     session = Session(
         Settings(
@@ -49,6 +56,7 @@ def distribute(
             seed=seed,
             run_dir=run_dir,
             keep_last=keep_last,
+            recipe=recipe_of({"strategy": strategy, "mesh": mesh}),
         )
     )
     if session.in_run or run_dir is not None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dto.runs.files import read_json, write_json
+from dto.runtime.machine import describe_machine
 from dto.runtime.topology import Link, Topology, members_by_node
 
 if TYPE_CHECKING:
@@ -51,7 +52,10 @@ def probe(collectives: Collectives, cache: Path | None = None) -> Topology:
     is_inside = [nodes[a] == nodes[b] for a, b in pairs]
     inside = [link for link, same in zip(links, is_inside, strict=True) if same]
     across = [link for link, same in zip(links, is_inside, strict=True) if not same]
-    return Topology(nodes, _slowest(inside), _slowest(across), backend)
+    told = collectives.share(describe_machine())
+    machines = dict(zip(reversed(nodes), reversed(told), strict=True))  # as its first rank says
+    in_order = {node: machines[node] for node in nodes}
+    return Topology(nodes, _slowest(inside), _slowest(across), backend, in_order)
 
 
 def _ask_all(

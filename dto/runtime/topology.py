@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 LOOPBACK_LATENCY, LOOPBACK_BANDWIDTH = 100e-6, 1e9
 
@@ -28,6 +28,8 @@ class Topology:
     inside: Link = Link()
     across: Link = Link()
     backend: str = "gloo"
+    machines: Mapping[str, str] = field(default_factory=dict)
+    """By node, what it has (machine.py); it is told with a choice."""
 
     @property
     def slowest(self) -> Link:
@@ -59,9 +61,18 @@ def choose(nbytes: int, topology: Topology) -> tuple[str, str]:
     costs = {name: _COSTS[name](nbytes, topology) for name in legal}
     best = min(costs, key=lambda name: costs[name])
     told = ", ".join(f"{name} {seconds * 1e3:.3g} ms" for name, seconds in costs.items())
+    return best, f"{nbytes} bytes over {_where(topology)}: {told}"
+
+
+def _where(topology: Topology) -> str:
+    """ "4 ranks on 2 nodes (a, b: no GPU, eth0 10 Gbit/s)"."""
     nodes = len(set(topology.nodes))
-    where = f"{n} ranks on {nodes} node{'s' if nodes > 1 else ''}"
-    return best, f"{nbytes} bytes over {where}: {told}"
+    where = f"{len(topology.nodes)} ranks on {nodes} node{'s' if nodes > 1 else ''}"
+    alike: dict[str, list[str]] = {}
+    for node, text in topology.machines.items():
+        alike.setdefault(text, []).append(node)
+    told = "; ".join(f"{', '.join(names)}: {text}" for text, names in alike.items())
+    return f"{where} ({told})" if told else where
 
 
 def ring_seconds(nbytes: int, topology: Topology) -> float:
