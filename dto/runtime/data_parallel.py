@@ -13,7 +13,7 @@ import contextlib
 import os
 import weakref
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
@@ -87,7 +87,7 @@ class DataParallel:
         self._averaging.has_even_buffers = True
         model.register_forward_pre_hook(ModelHook(self._before_forward), with_kwargs=True)
         model.register_forward_hook(ModelHook(self._after_forward))
-        _owners[model] = weakref.ref(self)
+        set_owner(model, self)
 
     # equal start
 
@@ -232,9 +232,16 @@ def _join(device: torch.device) -> Transport:
     return open_transport("auto", read_world(os.environ), device, os.environ)
 
 
-_owners: weakref.WeakKeyDictionary[nn.Module, weakref.ref[DataParallel]] = (
-    weakref.WeakKeyDictionary()
-)
+class _Owner(Protocol):
+    def no_sync(self) -> contextlib.AbstractContextManager[None]: ...
+
+
+_owners: weakref.WeakKeyDictionary[nn.Module, weakref.ref[_Owner]] = weakref.WeakKeyDictionary()
+
+
+def set_owner(model: nn.Module, owner: _Owner) -> None:
+    """Have `no_sync(model)` ask `owner` from now on."""
+    _owners[model] = weakref.ref(owner)
 
 
 def no_sync(model: nn.Module) -> contextlib.AbstractContextManager[None]:

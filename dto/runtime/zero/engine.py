@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from dto.checkpoint.sharded import Held
 from dto.errors import DtoError, UsageError
-from dto.runtime.transport import Transport, broadcast_all
+from dto.runtime.transport import Transport
 from dto.runtime.zero.block import Memory
 from dto.runtime.zero.controls import Controls
 from dto.runtime.zero.gathering import Gathering
@@ -102,8 +102,9 @@ class Engine:
             self._reset()
         if self._is_whole:
             return
-        if self.is_synchronised and self._model.training and torch.is_grad_enabled():
-            self.broadcast_buffers()
+        if self._model.training:
+            is_silent = not (self.is_synchronised and torch.is_grad_enabled())
+            self._controls.before_forward(is_silent)
         if self._gathering is not None:
             self._gathering.begin_forward()
 
@@ -231,11 +232,6 @@ class Engine:
             unit.finish_gather()
 
     # what is kept
-
-    def broadcast_buffers(self) -> None:
-        """Give every rank the buffers of rank 0."""
-        buffers = [value.detach() for value in self._model.buffers()]
-        broadcast_all(self._transport, buffers)
 
     def held(self) -> list[Held]:
         """What this rank keeps of the model."""

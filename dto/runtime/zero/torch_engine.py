@@ -51,13 +51,15 @@ class TorchEngine:
             raise ConfigError("backend torch takes an optimizer before its first step")
         self._model, self._optimizer, self._transport = model, optimizer, transport
         self._controls, self._memory = controls, memory
-        self.weight, self.is_synchronised, self._is_running = 1.0, True, False
+        self.weight, self.is_synchronised = 1.0, True
+        self._is_running, self._is_whole = False, False
         names = {id(param): name for name, param in model.named_parameters()}
         groups = group_numbers(model, optimizer)
         chosen = {names[key]: number for key, number in groups.items()}
-        broadcast_all(transport, [p.detach() for p in [*model.parameters(), *model.buffers()]])
+        broadcast_all(transport, [param.detach() for param in model.parameters()])
         self._shard(plans, transport)
         self._take_pieces(chosen)
+        model.register_forward_pre_hook(Hook(model, self._before_root))
         model.register_forward_hook(Hook(model, self._after_root))
 
     def _shard(self, plans: Sequence[UnitPlan], transport: Any) -> None:
@@ -92,6 +94,11 @@ class TorchEngine:
 
     # backward
 
+    def _before_root(self, args: Any) -> None:
+        if self._model.training and not self._is_whole:
+            is_silent = not (self.is_synchronised and torch.is_grad_enabled())
+            self._controls.before_forward(is_silent)
+
     def _after_root(self, args: Any, output: Any) -> None:
         if torch.is_grad_enabled():
             for tensor in tensors_in(output):
@@ -125,9 +132,6 @@ class TorchEngine:
 
     # what is kept
 
-    def broadcast_buffers(self) -> None:
-        broadcast_all(self._transport, [value.detach() for value in self._model.buffers()])
-
     def reload(self) -> None:
         """The pieces are the memory that torch gathers from."""
 
@@ -155,9 +159,11 @@ class TorchEngine:
     @contextlib.contextmanager
     def whole(self) -> Iterator[None]:
         self._gather()
+        self._is_whole = True
         try:
             yield
         finally:
+            self._is_whole = False
             for module in self._modules():
                 module.reshard()
                 module.set_reshard_after_forward(self._memory.stage == 3, recurse=False)

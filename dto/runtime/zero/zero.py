@@ -14,7 +14,8 @@ from torch.optim import Optimizer
 
 from dto.checkpoint.sharded import Held
 from dto.errors import ConfigError
-from dto.runtime.data_parallel import Control
+from dto.runtime.control import Control
+from dto.runtime.data_parallel import require_trainable, set_owner
 from dto.runtime.sameness import describe_model, require_same
 from dto.runtime.transport import Transport, open_transport
 from dto.runtime.world import World, read_world
@@ -82,7 +83,7 @@ class Zero:
         self.transport = transport = transport or _join(device)
         mine = [f"ZeRO {stage}, {mixed_precision}, units {units}", *describe_model(model)]
         require_same(transport, "another model", mine)
-        self._controls = Controls(transport, outgoing, device)
+        self._controls = Controls(transport, outgoing, device, model.buffers())
         plans = plan_units(model, units)
         if backend == "torch":
             from dto.runtime.zero.torch_engine import TorchEngine
@@ -92,7 +93,8 @@ class Zero:
             )
         else:
             self._engine = Engine(model, optimizer, plans, memory, transport, self._controls)
-            self._engine.broadcast_buffers()
+
+        set_owner(model, self)
 
     @property
     def name(self) -> str:
@@ -126,8 +128,11 @@ class Zero:
         return self._controls.take()
 
     def broadcast_buffers(self) -> None:
-        """Give every rank the buffers of rank 0, such as BatchNorm's running means."""
-        self._engine.broadcast_buffers()
+        """Give every rank the buffers of rank 0, such as BatchNorm's running means.
+
+        By themselves they come with the gradients: call this where a rank changed them by hand.
+        """
+        self._controls.broadcast_buffers()
 
     def clip_grad_norm(self, max_norm: float) -> torch.Tensor:
         """Scale all gradients such that their norm over all ranks is at most `max_norm`.
@@ -189,14 +194,7 @@ def _check(model: nn.Module, memory: Memory, backend: str) -> torch.device:
         raise ConfigError(
             f"mixed_precision is {memory.precision}: use torch.bfloat16 or torch.float16"
         )
-    if not any(param.requires_grad for param in model.parameters()):
-        raise ConfigError(f"{type(model).__name__} has no parameters to train")
-    devices = sorted({str(param.device) for param in model.parameters()})
-    if len(devices) > 1:
-        raise ConfigError(
-            f"the model's parameters are on {' and '.join(devices)}: move it to one device"
-        )
-    return torch.device(devices[0])
+    return require_trainable(model)
 
 
 def _join(device: torch.device) -> Transport:
