@@ -19,7 +19,7 @@ pytestmark = pytest.mark.process
 def test_in_step_ranks_equal_one_process_with_uneven_batches_and_any_servers(world: int) -> None:
     ranks = pool("gloo").run("parameter_server.synchronous", world)
     for rank in ranks:
-        assert len(rank) == 2 * world
+        assert len(rank) == 2 * min(world, 3)
         for case, (parameters, norms, digests) in rank.items():
             assert parameters <= 1e-10 and norms <= 1e-10, case
             assert len(set(digests)) == 1, f"{case} differs from run to run"

@@ -85,9 +85,9 @@ def synchronous(transport: Transport) -> dict[str, Any]:
     for name, make in OPTIMIZERS.items():
         alone = Net().double()
         norms = train(alone, make(alone.parameters()), None, 20)
-        for servers in range(1, transport.size + 1):
+        for servers in sorted({1, transport.size - 1, transport.size} - {0}):
             digests = []
-            for _ in range(2 if servers == 1 else 1):
+            for _ in range(2 if name == "sgd" and servers == 1 else 1):
                 model = Net(seed=transport.rank).double()
                 optimizer = make(model.parameters())
                 server = ParameterServer(model, optimizer, transport=transport, servers=servers)
@@ -105,14 +105,14 @@ def free_running(transport: Transport) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for mode, staleness in (("asynchronous", None), ("bounded", 3)):
         model = Net()
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         server = ParameterServer(
             model, optimizer, mode, staleness=staleness, transport=transport, servers=2
         )
         x, y = (value.float() for value in batch_of(0, 64))
         with server.whole():
             before = float(((model(x) - y) ** 2).mean())
-        for step in range(60 + 20 * transport.rank):
+        for step in range(30 + 10 * transport.rank):
             rows = batch_of(step * 10 + transport.rank, 16)
             inputs, targets = (value.float() for value in rows)
             ((model(inputs) - targets) ** 2).mean().backward()
