@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks import report
 
 _HERE = Path(__file__).parent
-_FRAMEWORK = {"__main__", "ranks", "report"}
+_FRAMEWORK = {"__main__", "ranks", "report", "step_cases", "workloads"}
 
 
 def names() -> list[str]:

@@ -1,145 +1,96 @@
-"""Seconds of a step: dto beside torch's DDP by hand, and on Horovod beside Horovod by hand."""
+"""Seconds of a step: dto beside DDP, fully_shard and Schedule1F1B of torch, and beside Horovod."""
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
-import time
-from collections.abc import Callable
-from typing import Any
 
 import torch
-from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.ranks import has_horovod, run_ranks
 from benchmarks.report import Measure, ratio
+from benchmarks.step_cases import STRATEGIES, Case, is_master
+from benchmarks.workloads import WORKLOADS
+from dto.runtime.transport import Transport, open_transport
+from dto.runtime.world import read_world
 
-_RANKS, _BATCH, _STEPS = 2, 32, 12
-Case = Callable[[], float]
+_PEERS = {"ddp": "torch", "zero3": "fully_shard", "pipeline": "schedule_1f1b"}
+_QUICK = {
+    "gloo": "ddp/tiny_gpt ddp/resnet18 zero3/tiny_gpt pipeline/tiny_gpt",
+    "horovod": "ddp/tiny_gpt",
+}
+_FULL = {
+    "gloo": "ddp/tiny_gpt ddp/resnet18 ddp/mlp zero3/tiny_gpt zero3/resnet18 zero3/mlp"
+    " pipeline/tiny_gpt pipeline/resnet18",
+    "horovod": "ddp/tiny_gpt ddp/resnet18 ddp/mlp",
+}
+Rows = dict[str, list[float]]
 
 
 def run(quick: bool) -> list[Measure]:
-    """Both sides live in one set of processes, and blocks are shuffled alike on every rank."""
-    blocks = 8 if quick else 40
+    """For each world one set of processes; --quick: 2 ranks, without the MLP, fewer blocks."""
     measures = []
-    for backend, peer in (("gloo", "torch"), ("horovod", "horovod_by_hand")):
-        rows = _measure(backend, blocks)
-        if rows is not None:
-            measures += [
-                ratio(f"step_time.{backend}.dto_over_{peer}", rows["dto"], rows["peer"]),
-                ratio(f"step_time.{backend}.a_over_a", rows["again"], rows["peer"]),
-            ]
+    for world in (2,) if quick else (2, 4):
+        for backend in ("gloo", "horovod"):
+            if backend == "gloo" or has_horovod():
+                for name, rows in _measure(backend, world, quick).items():
+                    measures += _ratios(name, backend, world, rows)
     return measures
 
 
-def _measure(backend: str, blocks: int) -> dict[str, list[float]] | None:
-    """Seconds a step by case and block; None where Horovod is not installed."""
-    if backend == "horovod" and not has_horovod():
-        return None
-    # dto would switch Horovod's own fusion off, and the peer needs it: both run with it on
-    more = {"HOROVOD_FUSION_THRESHOLD": str(128 << 20), "BENCH_BLOCKS": str(blocks)}
-    threads = max(1, (os.cpu_count() or 1) // _RANKS)
-    found: dict[str, list[float]] = run_ranks("step_time", backend, _RANKS, more, threads=threads)
+def _ratios(name: str, backend: str, world: int, rows: Rows) -> list[Measure]:
+    strategy, model = name.split("/")
+    where = f"step_time.{strategy}_{model}_{world}_ranks"
+    if backend == "horovod":
+        where += "_horovod"
+    peer = _PEERS[strategy] if backend == "gloo" else "horovod_by_hand"
+    return [
+        ratio(f"{where}.dto_over_{peer}", rows["dto"], rows["peer"]),
+        ratio(f"{where}.a_over_a", rows["again"], rows["peer"]),
+    ]
+
+
+def _measure(backend: str, world: int, quick: bool) -> dict[str, Rows]:
+    """Seconds a step by group, case and block."""
+    variables = {
+        "BENCH_BLOCKS": "6" if quick else "30",
+        "BENCH_GROUPS": (_QUICK if quick else _FULL)[backend],
+        # dto would switch Horovod's own fusion off, and the peer needs it: both run with it on
+        "HOROVOD_FUSION_THRESHOLD": str(128 << 20),
+    }
+    threads = max(1, (os.cpu_count() or 1) // world)
+    found: dict[str, Rows] = run_ranks("step_time", backend, world, variables, threads=threads)
     return found
 
 
-def _model() -> nn.Sequential:
-    torch.manual_seed(0)
-    sizes = [256, 1024, 1024, 1024, 512, 10]
-    layers: list[nn.Module] = []
-    for before, after in zip(sizes, sizes[1:], strict=False):
-        layers += [nn.Linear(before, after), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
-
-
-def _data() -> TensorDataset:
-    generator = torch.Generator().manual_seed(1)
-    rows = _RANKS * _BATCH * _STEPS
-    return TensorDataset(
-        torch.randn(rows, 256, generator=generator),
-        torch.randint(10, (rows,), generator=generator),
-    )
-
-
-def _dto_case() -> Case:
-    import dto
-
-    trainer = dto.DistributedTrainer(verbose=False, checkpoint_interval=0, auto_scale_lr=False)
-    model = trainer.prepare_model(_model())
-    optimizer = trainer.prepare_optimizer(torch.optim.SGD(model.parameters(), lr=0.01), model)
-    loader = trainer.prepare_dataloader(DataLoader(_data(), batch_size=_BATCH, shuffle=True))
-    return _timed(model, optimizer, loader, trainer)
-
-
-def _timed(model: nn.Module, optimizer: Any, loader: Any, trainer: Any) -> Case:
-    """An epoch of what `fit` does for each step, without its validation and final model."""
-    from dto.runtime.epochs import Meter, train_epoch
-
-    def case() -> float:
-        trainer.meter = Meter()
-        began = time.perf_counter()
-        train_epoch(
-            model=model, train_loader=loader, optimizer=optimizer, device=trainer.device,
-            criterion=nn.functional.cross_entropy, trainer=trainer, epoch=0,
-        )  # fmt: skip
-        return (time.perf_counter() - began) / _STEPS
-
-    return case
-
-
-def _by_hand(model: nn.Module, optimizer: Any) -> Case:
-    """The loop of the tutorials: DistributedSampler, loss summed up for the log."""
-    from torch.utils.data.distributed import DistributedSampler
-
-    data = _data()
-    rank = int(os.environ["RANK"])
-    sampler: DistributedSampler[Any] = DistributedSampler(data, _RANKS, rank)
-    loader = DataLoader(data, batch_size=_BATCH, sampler=sampler)
-
-    def case() -> float:
-        began = time.perf_counter()
-        total = 0.0
-        for inputs, targets in loader:
-            optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(model(inputs), targets)
-            loss.backward()
-            optimizer.step()
-            total += loss.item()
-        return (time.perf_counter() - began) / _STEPS
-
-    return case
-
-
-def _peer_case() -> Case:
-    model = _model()
-    if os.environ["DTO_BACKEND"] == "gloo":
-        wrapped = nn.parallel.DistributedDataParallel(model)
-        return _by_hand(wrapped, torch.optim.SGD(model.parameters(), lr=0.01))
-    import horovod.torch as hvd
-
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    hvd.broadcast_parameters(model.state_dict(), root_rank=0)
-    wrapped_optimizer = hvd.DistributedOptimizer(
-        optimizer, named_parameters=model.named_parameters()
-    )
-    return _by_hand(model, wrapped_optimizer)
-
-
 def rank_main() -> None:
-    """Measure every case in every block, in an order that all ranks draw alike."""
-    ours = _dto_case()  # joins the world first; the peers use the same process group
-    peer = _peer_case()
-    cases: dict[str, Case] = {"dto": ours, "peer": peer, "again": peer}
+    """Measure group after group; what a group built is gone before the next."""
+    transport = open_transport("auto", read_world(os.environ), torch.device("cpu"), os.environ)
+    found: dict[str, Rows] = {}
+    for group in os.environ["BENCH_GROUPS"].split():
+        strategy, model = group.split("/")
+        cases = STRATEGIES[strategy](WORKLOADS[model], transport)
+        found[group] = _in_blocks(cases, transport, int(os.environ["BENCH_BLOCKS"]))
+        del cases
+        gc.collect()
+    if is_master():
+        print(json.dumps(found), flush=True)
+    transport.barrier()
+    transport.close()
+
+
+def _in_blocks(cases: dict[str, Case], transport: Transport, blocks: int) -> Rows:
+    """Every case in every block, in an order that all ranks draw alike."""
     for case in cases.values():
         case()
     order, rows = random.Random(0), {name: list[float]() for name in cases}
-    for _ in range(int(os.environ["BENCH_BLOCKS"])):
+    for _ in range(blocks):
         for name in order.sample(sorted(cases), len(cases)):
+            transport.barrier()
             rows[name].append(cases[name]())
-    if os.environ["RANK"] == "0":
-        print(json.dumps(rows))
+    return rows
 
 
 if __name__ == "__main__":
