@@ -86,6 +86,15 @@ def test_inside_whole_one_rank_can_use_the_model_and_changes_are_kept() -> None:
         assert is_whole and distance <= 1e-12 < 1e-3 < change
 
 
+def test_afterwards_every_rank_has_the_whole_plain_model() -> None:
+    for kind, *distances in pool("gloo").run("tensor.unsharded", 2):
+        assert kind == "Linear" and max(distances) <= 1e-10
+
+
+def test_an_overflow_on_one_rank_reaches_all() -> None:
+    assert pool("gloo").run("tensor.overflowed", 2) == [[True] * 8] * 2
+
+
 def test_recomputed_activations_give_the_same_bits() -> None:
     assert pool("gloo").run("tensor.recomputed", 2) == [True, True]
 

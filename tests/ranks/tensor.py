@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
+import pickle
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -248,6 +249,33 @@ def whole_for_a_while(transport: Transport) -> list[Any]:
     changed = model(batches("gpt", torch.float64)[0][0])
     wanted = alone(batches("gpt", torch.float64)[0][0])
     return [wrote, is_whole, float((changed - wanted).norm()), float((before - wanted).norm())]
+
+
+def unsharded(transport: Transport) -> list[Any]:
+    """The model afterwards: its classes, whether it can be pickled, and how far it is off."""
+    tensor = cut("gpt", transport, torch.float64, sequence_parallel=True)
+    alone = make("gpt", torch.float64, seed=0)
+    for model in (tensor.model, alone):
+        train(model, batches("gpt", torch.float64, 3), "sgd")
+    tensor.unshard()
+    again = pickle.loads(pickle.dumps(tensor.model))
+    x, _ = batches("gpt", torch.float64)[0]
+    off = float((again(x) - alone(x)).detach().norm())
+    return [type(again.layers[0].qkv).__name__, off, apart(tensor.model, alone)]
+
+
+def overflowed(transport: Transport) -> list[bool]:
+    """Rank 1 has an infinite gradient; then all have."""
+    tensor = cut("mlp", transport, torch.float32)
+    x, y = batches("mlp", torch.float32, 1)[0]
+    nn.functional.cross_entropy(tensor.model(x), y).backward()
+    first = tensor.model.get_parameter("1.weight")
+    tensor.agree_on_overflow()
+    assert first.grad is not None and bool(torch.isfinite(first.grad).all())
+    if transport.rank == 1:
+        first.grad[0] = torch.inf
+    tensor.agree_on_overflow()
+    return [bool(p.grad.isinf().all()) for p in tensor.model.parameters() if p.grad is not None]
 
 
 def recomputed(transport: Transport) -> bool:

@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
+from dto.runtime.model_hook import ModelHook
 from dto.runtime.sameness import describe_model, require_same
 from dto.runtime.tensor.layers import Group
 from dto.runtime.transport import Transport, broadcast_all
@@ -29,14 +31,14 @@ def start_alike(transport: Transport, model: nn.Module, device: torch.device, pl
         torch.cuda.set_rng_state(state, device)
 
 
-def watch_batches(model: nn.Module, group: Group) -> None:
+def watch_batches(model: nn.Module, group: Group) -> RemovableHandle:
     """Have the first calls of `model` raise WorldError where ranks have different inputs.
 
     Nothing else would tell: a loader that shares samples out over all ranks trains, to nonsense.
     """
     calls = 0
 
-    def before(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+    def before(args: tuple[Any, ...], named: dict[str, Any]) -> None:
         nonlocal calls
         if calls >= _WATCHED_CALLS or group.transport.size == 1:
             return
@@ -45,8 +47,8 @@ def watch_batches(model: nn.Module, group: Group) -> None:
         mine = [_describe(value) for value in values if isinstance(value, torch.Tensor)]
         require_same(group.transport, "another batch (ranks that share layers need one)", mine)
 
-    hook = torch.compiler.disable(before)  # type: ignore[no-untyped-call]
-    model.register_forward_pre_hook(hook, with_kwargs=True)
+    hook = ModelHook(torch.compiler.disable(before))  # type: ignore[no-untyped-call]
+    return model.register_forward_pre_hook(hook, with_kwargs=True)
 
 
 def _describe(value: torch.Tensor) -> str:

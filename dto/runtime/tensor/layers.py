@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
+from torch.utils.hooks import RemovableHandle
 
 from dto.errors import ConfigError
 from dto.runtime.tensor import functions
@@ -49,6 +50,11 @@ class SharedLinear(nn.Linear):
         layer.__class__ = cls
         assert isinstance(layer, SharedLinear)
         layer.group, layer.name, layer.is_split = group, name, is_split
+
+    def give_back(self) -> None:
+        """Be a plain layer again, of the weights that it has now."""
+        self.__class__ = nn.Linear  # type: ignore[assignment]
+        del self.group, self.name, self.is_split
 
     def _ready(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Input, weight and bias as autocast wants them: for functions of ours it does nothing."""
@@ -97,7 +103,7 @@ class RowLinear(SharedLinear):
         return y if bias is None else y + bias  # once, not once per rank
 
 
-def split_sequence(module: nn.Module, name: str, group: Group) -> None:
+def split_sequence(module: nn.Module, name: str, group: Group) -> list[RemovableHandle]:
     """Have `module` compute on a piece of its first argument, and return the whole again."""
 
     def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -114,14 +120,14 @@ def split_sequence(module: nn.Module, name: str, group: Group) -> None:
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         return group.apply(functions.Join, output, group.transport)
 
-    module.register_forward_pre_hook(before)
-    module.register_forward_hook(after)
+    return [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
 
 
-def sum_gradient(parameter: nn.Parameter, group: Group) -> None:
+def sum_gradient(parameter: nn.Parameter, group: Group) -> RemovableHandle:
     """Add this parameter's gradient up over ranks: each computes it from another piece."""
 
     def hook(gradient: Tensor) -> Tensor:
         return functions.start_sum(group.transport, gradient.clone())()
 
-    parameter.register_hook(hook)  # type: ignore[no-untyped-call]
+    handle: RemovableHandle = parameter.register_hook(hook)  # type: ignore[no-untyped-call]
+    return handle

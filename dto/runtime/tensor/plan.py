@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -77,6 +77,25 @@ def read_plan(model: nn.Module, plan: Mapping[str, str] | None) -> dict[str, Rol
     if not any(role.cuts() for role in roles.values()):
         raise ConfigError("the plan cuts nothing: give some nn.Linear the role column or row")
     return roles
+
+
+def following(
+    roles: dict[str, Role], sequence_parallel: bool
+) -> dict[str, Role]:
+    """The roles to follow; those of sequence parallelism only where it was asked for."""
+    if not sequence_parallel:
+        return {name: role for name, role in roles.items() if role.kind != "sequence"}
+    if not any(role.kind == "sequence" for role in roles.values()):
+        raise ConfigError(
+            'sequence_parallel needs a module with the role "sequence" in the plan: the one that'
+            " holds all layers, say"
+        )
+    return roles
+
+
+def is_inside(name: str, regions: Sequence[str]) -> bool:
+    """Whether a module or parameter lies in one of these modules; "" is the whole model."""
+    return any(name == region or name.startswith(f"{region}.") or not region for region in regions)
 
 
 def check_roles(model: nn.Module, roles: Mapping[str, Role], size: int) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from dto.checkpoint.sharded import Held
 from dto.errors import ConfigError
@@ -23,7 +24,8 @@ from dto.runtime.tensor.layers import (
     split_sequence,
     sum_gradient,
 )
-from dto.runtime.tensor.plan import Role, check_roles, read_plan
+from dto.runtime.tensor.norms import clip, spread_overflow
+from dto.runtime.tensor.plan import check_roles, following, is_inside, read_plan
 from dto.runtime.transport import Transport, broadcast_all, open_transport
 from dto.runtime.transport.local import LocalTransport
 from dto.runtime.world import World, read_world
@@ -85,7 +87,7 @@ class TensorParallel:
             names = ", ".join(BACKENDS)
             raise ConfigError(f"there is no tensor backend {backend!r}: use one of {names}")
         self.model, self._device = model, require_trainable(model)
-        self._roles = _following(read_plan(model, plan), sequence_parallel)
+        self._roles = following(read_plan(model, plan), sequence_parallel)
         self._owned = None if transport else _join(self._device)
         self.transport: Transport = transport or self._owned  # type: ignore[assignment]
         agreed = f"a plan of {self._roles}, backend {backend}"
@@ -94,8 +96,9 @@ class TensorParallel:
         self._shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
         self._cuts = self._find_cuts()
         self._group = Group(self.transport)
+        self._hooks: list[RemovableHandle] = []
         self._share_layers(self._kinds(backend))
-        watch_batches(model, self._group)
+        self._hooks.append(watch_batches(model, self._group))
 
     # setting up
 
@@ -123,10 +126,10 @@ class TensorParallel:
             if role.cuts():
                 layer = self.model.get_submodule(name)
                 assert isinstance(layer, nn.Linear)
-                is_split = _is_inside(name, regions)
+                is_split = is_inside(name, regions)
                 kinds[role.kind].take_over(layer, self._group, name, is_split)
         for name in regions:
-            split_sequence(self.model.get_submodule(name), name, self._group)
+            self._hooks += split_sequence(self.model.get_submodule(name), name, self._group)
         self._sum_gradients(regions)
         rank, size = self.transport.rank, self.transport.size
         for name, parameter in self.model.named_parameters():
@@ -142,7 +145,7 @@ class TensorParallel:
         for name, parameter in self.model.named_parameters(remove_duplicate=False):
             if name in self._cuts:
                 continue
-            if _is_inside(name, summed):
+            if is_inside(name, summed):
                 inside[parameter] = name
             else:
                 outside.add(parameter)
@@ -150,7 +153,7 @@ class TensorParallel:
             if parameter in outside:
                 raise ConfigError(f"{name} is used both inside and outside {' and '.join(summed)}")
             if parameter.requires_grad:
-                sum_gradient(parameter, self._group)
+                self._hooks.append(sum_gradient(parameter, self._group))
 
     # what the trainer asks of a strategy
 
@@ -175,17 +178,19 @@ class TensorParallel:
     def clip_grad_norm(self, max_norm: float) -> torch.Tensor:
         """Scale gradients so that the norm of all of them is at most `max_norm`; what it was."""
         cut: list[torch.Tensor] = []
-        whole: list[torch.Tensor] = []
+        shared: list[torch.Tensor] = []
         for name, parameter in self.model.named_parameters():
             if parameter.grad is not None:
-                (cut if name in self._cuts else whole).append(parameter.grad)
-        squares = _square(cut, self._device)
-        self.transport.all_reduce(squares)
-        norm = (squares + _square(whole, self._device)).sqrt()
-        factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-        for gradient in cut + whole:
-            gradient.mul_(factor.to(gradient.dtype))
-        return norm
+                (cut if name in self._cuts else shared).append(parameter.grad)
+        return clip(cut, shared, max_norm, self.transport, self._device)
+
+    def agree_on_overflow(self) -> None:
+        """Where one rank's gradients overflowed, let all ranks' be infinite.
+
+        Before `scaler.unscale_` or `scaler.step` of a GradScaler, so that all skip the same steps.
+        """
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        spread_overflow(gradients, self.transport, self._device)
 
     def held(self) -> list[Held]:
         """What this rank has of every parameter; those that are not cut, all ranks have."""
@@ -210,11 +215,7 @@ class TensorParallel:
         All ranks enter together. What is written to parameters inside is kept.
         """
         rank, size = self.transport.rank, self.transport.size
-        named = self.model.named_parameters()
-        parts = [(self._cuts[name], p, p.data) for name, p in named if name in self._cuts]
-        for cut, parameter, part in parts:
-            _give(parameter, cut.join(self._gather(part)))
-        self._group.transport = LocalTransport()
+        parts = self._put_together()
         try:
             yield
         finally:
@@ -222,6 +223,28 @@ class TensorParallel:
             for cut, parameter, part in parts:
                 part.copy_(cut.take(parameter.data, rank, size))
                 _give(parameter, part)
+
+    def unshard(self) -> None:
+        """Training is over: leave every rank the whole model, of plain layers, and nothing else."""
+        self._put_together()
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        for hook in self._hooks:
+            hook.remove()
+        for name, role in self._roles.items():
+            if role.cuts():
+                layer = self.model.get_submodule(name)
+                assert isinstance(layer, SharedLinear)
+                layer.give_back()
+
+    def _put_together(self) -> list[tuple[Cut, nn.Parameter, torch.Tensor]]:
+        """Make all parameters whole; what they were before."""
+        named = self.model.named_parameters()
+        parts = [(self._cuts[name], p, p.data) for name, p in named if name in self._cuts]
+        for cut, parameter, part in parts:
+            _give(parameter, cut.join(self._gather(part)))
+        self._group.transport = LocalTransport()
+        return parts
 
     def close(self) -> None:
         """Leave the world, where this joined it."""
@@ -234,22 +257,6 @@ class TensorParallel:
         return list(flat.view(self.transport.size, *part.shape).unbind(0))
 
 
-def _following(roles: dict[str, Role], sequence_parallel: bool) -> dict[str, Role]:
-    """The roles to follow; those of sequence parallelism only where it was asked for."""
-    if not sequence_parallel:
-        return {name: role for name, role in roles.items() if role.kind != "sequence"}
-    if not any(role.kind == "sequence" for role in roles.values()):
-        raise ConfigError(
-            'sequence_parallel needs a module with the role "sequence" in the plan: the one that'
-            " holds all layers, say"
-        )
-    return roles
-
-
-def _is_inside(name: str, regions: list[str]) -> bool:
-    return any(name == region or name.startswith(f"{region}.") or not region for region in regions)
-
-
 def _give(parameter: nn.Parameter, value: torch.Tensor) -> None:
     """Let `parameter` have another shape; it stays the object that optimizers know.
 
@@ -257,15 +264,6 @@ def _give(parameter: nn.Parameter, value: torch.Tensor) -> None:
     """
     parameter.data = value.to(torch.float16 if value.dtype != torch.float16 else torch.float32)
     parameter.data = value
-
-
-def _square(gradients: list[torch.Tensor], device: torch.device) -> torch.Tensor:
-    """The squared norm of all of them together."""
-    total = torch.zeros((), dtype=torch.float64, device=device)
-    for gradient in gradients:
-        wide = torch.promote_types(gradient.dtype, torch.float32)
-        total += torch.linalg.vector_norm(gradient, dtype=wide).double() ** 2
-    return total
 
 
 def _global_rank(transport: Transport, rank: int) -> int:
