@@ -43,3 +43,7 @@ class CheckpointError(DtoError):
 
 class WorldError(DtoError):
     """The ranks do not agree on who they are: a half-set environment, a mismatched world."""
+
+
+class PeerLostError(WorldError):
+    """Another rank went away or does not answer; the verdict looks for the cause elsewhere."""

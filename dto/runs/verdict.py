@@ -23,7 +23,7 @@ Kind = Literal[
 ]
 
 # Errors that a rank shows because another one went away. The types are those of Horovod, of
-# torch.distributed and of plain sockets; a RuntimeError counts only with one of the phrases.
+# torch.distributed, of sockets and of dto; a RuntimeError counts only with one of the phrases.
 _VICTIM_TYPES = {
     "HorovodInternalError",
     "DistNetworkError",
@@ -33,6 +33,7 @@ _VICTIM_TYPES = {
     "ConnectionRefusedError",
     "BrokenPipeError",
     "EOFError",
+    "PeerLostError",
 }
 _VICTIM_PHRASES = re.compile(
     r"connection (closed|reset|refused|was closed)|closed by (peer|remote)|broken pipe|peer lost"

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from dto.errors import DtoError
+from dto.errors import DtoError, PeerLostError
 from dto.runtime.buckets import Bucket, Spec, plan_buckets
 from dto.runtime.control import CONTROLS, Control
 from dto.runtime.riders import Riders
@@ -42,8 +42,10 @@ class Averaging:
         outgoing: Callable[[], Control],
         capacity_bytes: int,
         riders: Riders,
+        names: Sequence[str] = (),
     ) -> None:
         self.params = list(params)
+        self._names = names or [f"parameter {number}" for number in range(len(params))]
         self.transport = transport
         self.is_synchronised = True
         self.is_counted = True
@@ -152,14 +154,26 @@ class Averaging:
             last = self._buckets[-1]
             last.handle = self.transport.all_reduce_async(last.flat)
             for bucket in self._buckets:
-                assert bucket.handle is not None
-                bucket.handle.wait()
+                self._wait(bucket)
             self.control = self._told
             self._riders.read(self._carried)
             self.has_even_buffers = self._riders.are_all
             self._hand_out()
         finally:
             self._reset()
+
+    def _wait(self, bucket: _Filled) -> None:
+        assert bucket.handle is not None
+        try:
+            bucket.handle.wait()
+        except RuntimeError as error:
+            names = [self._names[number] for number in bucket.plan.members]
+            what = " to ".join(dict.fromkeys([*names[:1], *names[-1:]])) or "nothing"
+            reason = str(error).split("] ", 1)[-1].split(". ")[0]
+            raise PeerLostError(
+                f"rank {self.transport.rank} lost another while the gradients of {what} were"
+                f" averaged: {reason}"
+            ) from None
 
     def _stand_in(self, number: int, param: torch.nn.Parameter) -> None:
         """Backward did not come by: send what earlier ones accumulated, or zeros."""

@@ -113,7 +113,8 @@ class DataParallel:
             return TorchAveraging(self.model, params, self.transport)
         device = params[0].device if params else torch.device("cpu")
         riders = Riders(list(self.model.buffers()), device, self.transport.rank == 0)
-        return Averaging(params, self.transport, self._outgoing, self._capacity, riders)
+        names = [name for name, p in self.model.named_parameters() if p.requires_grad]
+        return Averaging(params, self.transport, self._outgoing, self._capacity, riders, names)
 
     def _follow(self) -> None:
         """Other parameters are trained than before: average those."""

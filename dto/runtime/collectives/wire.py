@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from dto.errors import WorldError
+from dto.errors import PeerLostError, WorldError
 from dto.runtime.collectives.schedule import Move, Span, Step
 from dto.runtime.transport.base import Message, Messenger
 
@@ -116,7 +116,7 @@ class Wire:
             how = f"did not answer within {self._seconds:g} s"
         else:
             how = "went away"
-        return WorldError(f"rank {peer} {how} in {self._call}: {str(error).splitlines()[0]}")
+        return PeerLostError(f"rank {peer} {how} in {self._call}: {str(error).splitlines()[0]}")
 
 
 class _Running:

@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 
 import torch
 
-from dto.errors import WorldError
+from dto.errors import PeerLostError, WorldError
 from dto.runtime.control import Control
 from dto.runtime.parameter_server.server import Fault, Pulled, Push, Refused, Server, Trouble
 from dto.runtime.transport import Message, Messenger, Transport
@@ -194,7 +194,7 @@ class RemoteDesk:
         is_late = "Timed out" in str(error)
         how = f"did not answer within {self._seconds + _GRACE:g} s" if is_late else "went away"
         reason = str(error).splitlines()[0]
-        return WorldError(f"rank {self._server}, a parameter server, {how}: {reason}")
+        return PeerLostError(f"rank {self._server}, a parameter server, {how}: {reason}")
 
 
 def row_of(numbers: Sequence[float]) -> torch.Tensor:

@@ -9,7 +9,7 @@ from enum import IntEnum
 
 import torch
 
-from dto.errors import WorldError
+from dto.errors import PeerLostError, WorldError
 from dto.runtime.control import Control
 from dto.runtime.parameter_server.masters import Masters
 from dto.runtime.parameter_server.rules import Clocks, Wish
@@ -32,7 +32,7 @@ class Fault:
     rank: int
 
     def error(self, seconds: float) -> WorldError:
-        return WorldError(
+        return PeerLostError(
             {
                 Trouble.LOST: f"rank {self.rank} went away while the parameter server needed it",
                 Trouble.LATE: f"rank {self.rank} pushed no step within {seconds:g} s, and the"

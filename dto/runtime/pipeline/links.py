@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from dto.errors import ConfigError, WorldError
+from dto.errors import ConfigError, PeerLostError, WorldError
 from dto.runtime.transport import Message as Moving
 from dto.runtime.transport import Messenger, Transport
 
@@ -106,7 +106,7 @@ class Links:
     def lost(self, message: Message, error: RuntimeError) -> WorldError:
         """Say who is gone and what was to come, without Gloo's source line and advice."""
         peer = f"stage {message.peer} (rank {self.global_rank(message.peer)}) at {message}"
-        return WorldError(f"stage {self.stage} lost {peer}: {self._reason(error)}")
+        return PeerLostError(f"stage {self.stage} lost {peer}: {self._reason(error)}")
 
     def _reason(self, error: RuntimeError) -> str:
         text = str(error).split("] ", 1)[-1].split(". ")[0]
@@ -188,6 +188,6 @@ class Links:
             self.transport.broadcast(dense, stage)
         except RuntimeError as error:
             what = f"stage {self.stage} lost another at the message to all"
-            raise WorldError(f"{what}: {self._reason(error)}") from None
+            raise PeerLostError(f"{what}: {self._reason(error)}") from None
         if dense is not tensor:
             tensor.copy_(dense)

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from dto.checkpoint.sharded import Held
-from dto.errors import WorldError
+from dto.errors import PeerLostError
 from dto.runtime.transport import Handle, Transport
 from dto.runtime.zero.layout import NO_GROUP, Layout
 
@@ -182,6 +182,6 @@ class Block:
         except RuntimeError as error:
             reason = str(error).split("] ", 1)[-1].split(". ")[0]
             what = f"unit {self.unit!r}" if self.unit else "the root unit"
-            raise WorldError(
+            raise PeerLostError(
                 f"rank {self._transport.rank} lost another while {what} was {act}: {reason}"
             ) from None
