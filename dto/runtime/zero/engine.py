@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -23,6 +24,8 @@ from dto.runtime.zero.optimizers import group_numbers, repoint
 from dto.runtime.zero.reducer import Reducer
 from dto.runtime.zero.unit import Unit, plain
 from dto.runtime.zero.units import UnitPlan
+
+log = logging.getLogger(__name__)
 
 
 class Engine:
@@ -59,6 +62,8 @@ class Engine:
         self.is_synchronised, self.weight, self._is_whole = True, 1.0, False
         self._is_running, self._is_agreed = False, len(plans) == 1
         self._seen: list[int] = []
+        self._used: tuple[torch.Tensor, int] | None = None
+        self._has_warned = False
         self._reducer = Reducer(self.units[::-1])
         self._gathering: Gathering | None = None
         if memory.stage == 3:
@@ -137,6 +142,7 @@ class Engine:
         if self._is_running:
             return
         self._is_running = True
+        self._warn_of_used_gradients()
         # runs once at the end of this backward, before backward() returns
         torch.autograd.Variable._execution_engine.queue_callback(self._finish)
         if self._gathering is not None and not self._is_whole:
@@ -213,7 +219,21 @@ class Engine:
             raise UsageError("backward ran inside no_sync alone: leave it before step()")
 
     def _after_step(self, *args: Any) -> None:
+        grads = local_grads(self._optimizer)
+        self._used = (grads[0], grads[0]._version) if grads else None
         self.reload()
+
+    def _warn_of_used_gradients(self) -> None:
+        """Nobody wants those of the last step once more, and model.zero_grad() cannot know them."""
+        used, self._used = self._used, None
+        if used is None or self._has_warned or used[0]._version != used[1]:
+            return
+        if any(grad is used[0] for grad in local_grads(self._optimizer)):
+            self._has_warned = True
+            log.warning(
+                "gradients of the last step are still there, and the next are added to them:"
+                " clear them by optimizer.zero_grad()"
+            )
 
     def reload(self) -> None:
         """This rank's pieces have changed: have the parameters follow."""

@@ -71,7 +71,9 @@ class Gathering:
         if not torch.is_grad_enabled():
             return False
         found = [t for t in tensors_in(output) if t.requires_grad and not t.is_leaf]
-        for tensor in found:
+        # an in-place operation on a view would lose the view's hook, not that of what it views
+        bases = [t._base for t in found if t._base is not None and t._base.grad_fn is not None]
+        for tensor in [*found, *bases]:
             hook = partial(self._gradient_known, unit)
             tensor.register_hook(hook)  # type: ignore[no-untyped-call]
         return bool(found)
