@@ -24,6 +24,7 @@ from dto.runtime.shards import Cut
 from dto.runtime.strategy import Strategy
 from dto.runtime.tensor import TensorParallel
 from dto.runtime.transport import Transport, broadcast_all
+from dto.runtime.transport.local import LocalTransport
 
 if TYPE_CHECKING:
     from dto.runtime.session import Session
@@ -62,6 +63,8 @@ class Spread:
 
     def _part(self, axis: str) -> Transport:
         groups = self.layout.mesh.groups(axis)
+        if len(groups) == self._transport.size:  # each rank for itself: Horovod can do that, too
+            return LocalTransport()
         return self._transport if len(groups) == 1 else self._transport.split(groups)
 
     def _split_layers(self, model: nn.Module, recipe: Recipe) -> TensorParallel | None:

@@ -56,7 +56,7 @@ TORCH: list[Options] = [
     {"strategy": "tensor"},
     {"strategy": "pipeline", "micro_batches": 4, "samples": 108},  # torch wants even ones
 ]
-HOROVOD: list[Options] = [DATA[0], *DATA[2:5]]
+HOROVOD: list[Options] = [DATA[0], *DATA[2:5], LAYERS[0]]
 
 
 def spread(cases: list[tuple[str, int, Options]]) -> list[Any]:
