@@ -75,6 +75,11 @@ class Recipe:
                 f"communication={self.communication!r} is the all-reduce of ddp's gradients:"
                 f" {found.name} has none; leave it out"
             )
+        if self.sequence_parallel and found.mesh.pp > 1:
+            raise ConfigError(
+                "sequence_parallel does not go with a pipeline, which hands whole sequences on:"
+                " leave it out, or use a mesh of dp and tp"
+            )
         if self.precision == "fp16" and found.mesh.pp > 1:
             raise ConfigError("a pipeline has no gradient scaler: use precision='bf16' or fp32")
         if self.implementation == "torch" and found.data == "ps":

@@ -11,6 +11,7 @@ from torch import nn
 
 import dto
 from dto.errors import ConfigError
+from dto.runtime.recipe import recipe_of
 from dto.runtime.tensor.cuts import Cut
 from dto.runtime.tensor.layers import ColumnLinear
 from dto.runtime.tensor.plan import Role, check_roles, read_plan, read_role
@@ -91,6 +92,12 @@ def test_a_plan_that_does_not_fit_is_refused(
 def test_what_is_not_there_is_refused(more: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         dto.TensorParallel(small(), **{"plan": {"0": "column", "2": "row"}, **more})
+
+
+def test_a_pipeline_does_not_go_with_cut_sequences() -> None:
+    recipe = recipe_of({"strategy": "tensor", "mesh": {"pp": 2}, "sequence_parallel": True})
+    with pytest.raises(ConfigError, match="leave it out, or use a mesh of dp and tp"):
+        recipe.layout(4)
 
 
 def test_a_model_without_parameters_is_refused() -> None:

@@ -8,7 +8,8 @@ Shoeybi et al., "Megatron-LM" (2019, arXiv 1909.08053), section 3. Y = f(X A) B 
 
 With sequence parallelism (Korthikanti et al., 2022, arXiv 2205.05198) what lies outside such a
 pair is cut along the sequence. Each all-reduce becomes an all-gather before the pair and a
-reduce-scatter after it: the same bytes, and a rank keeps 1/n of those activations.
+reduce-scatter after it, which together send as much, and a rank keeps 1/n of those activations.
+The pair's input is not kept whole either: backward gathers it again.
 
 torch keeps a weight as [outputs, inputs], so A's columns are rows of the tensor, and B's rows its
 columns. The sequence is the second last dimension, here and everywhere: [..., sequence, width].
