@@ -260,17 +260,15 @@ def autocast(transport: Transport) -> list[Any]:
 
 
 def too_late(transport: Transport) -> str:
-    """Rank 0 takes no step; the group that waits for it in vain is one of its own."""
-    pipeline = Pipeline(
-        plain(), 2, loss=cross_entropy, transport=transport.split([[0, 1]]), timeout_seconds=1
-    )
-    return refusal(lambda: pipeline.step(*batch_of(4))) if transport.rank else ""
+    """The first of each pair takes no step. A group that waits in vain is lost: it is its own."""
+    pair = transport.split([[0, 1], [2, 3]])
+    pipeline = Pipeline(plain(), 2, loss=cross_entropy, transport=pair, timeout_seconds=1)
+    return refusal(lambda: pipeline.step(*batch_of(4))) if pair.rank else ""
 
 
 def other_work(transport: Transport) -> str:
-    """Rank 1 evaluates a batch that rank 0 trains on."""
-    pipeline = Pipeline(
-        plain(), 2, loss=cross_entropy, transport=transport.split([[0, 1]]), timeout_seconds=1
-    )
-    work = pipeline.evaluate if transport.rank else pipeline.step
+    """The second of each pair evaluates a batch that the first trains on."""
+    pair = transport.split([[0, 1], [2, 3]])
+    pipeline = Pipeline(plain(), 2, loss=cross_entropy, transport=pair, timeout_seconds=1)
+    work = pipeline.evaluate if pair.rank else pipeline.step
     return refusal(lambda: work(*batch_of(4)))
