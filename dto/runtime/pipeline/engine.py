@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -37,10 +37,13 @@ class _Entry(torch.autograd.Function):
 class _Held:
     """What stays of a micro-batch between forward and backward."""
 
-    outputs: Tensors
-    shapes: list[Shape]
+    ends: Sequence[torch.Tensor] = ()
+    """Outputs that take a gradient back."""
+    coming: Sequence[Shape] = ()
+    """Of these gradients."""
+    shapes: list[Shape] = field(default_factory=list)
     """Of the inputs that want a gradient."""
-    gradients: list[list[torch.Tensor]]
+    gradients: list[list[torch.Tensor]] = field(default_factory=list)
     """And what backward left for each: one, or none where it was not used."""
 
 
@@ -111,33 +114,37 @@ class StageEngine:
 
     def _forward(self, action: Action) -> None:
         part, micro_batch = self._part(action), self._batch[action.micro_batch]
-        held = _Held((), [], [])
+        held = _Held()
         inputs = self._enter(action, held) if part else micro_batch.inputs
         outputs = self._call(self._chunks[action.chunk], inputs)
         if part == self._last:
             output = outputs[0] if len(outputs) == 1 else outputs
             with self._call.precision():
-                loss = self._loss(output, micro_batch.targets) * micro_batch.share
-            self._total += float(loss.detach())
-            outputs = (loss * self._scale if self._scale != 1.0 else loss,)
+                loss = self._loss(output, micro_batch.targets)
+            self._total += loss.item() * micro_batch.share
+            outputs = (loss,)
         else:
             *shapes, sent = self._between.send(part, action.micro_batch, micro_batch.key, outputs)
             self._texts += shapes
             self._activations[action] = sent
-        held.outputs = outputs
+        held.ends = [output for output in outputs if output.requires_grad]
+        held.coming = [Shape.of(end) for end in held.ends]
         self._held[action] = held
         self.peak_activations = max(self.peak_activations, len(self._held))
 
     def _backward(self, action: Action) -> None:
-        part = self._part(action)
-        gradients = self._receive(action) if part < self._last else [None]
+        part, micro_batch = self._part(action), self._batch[action.micro_batch]
         forward = Action(Kind.FORWARD, action.micro_batch, action.chunk)
+        if part < self._last:
+            gradients = self._receive(action)[0]
+        else:  # of the whole batch's mean loss
+            share = micro_batch.share * self._scale
+            gradients = [torch.full_like(end, share) for end in self._held[forward].ends]
         held = self._held.pop(forward)
         if forward in self._activations and gradients:
             self._activations.pop(forward).wait()  # a gradient came of it, so it had arrived
-        ends = [output for output in held.outputs if output.requires_grad]
-        if ends:
-            torch.autograd.backward(ends, gradients)
+        if held.ends:
+            torch.autograd.backward(held.ends, gradients)
         if part:
             pairs = zip(held.shapes, held.gradients, strict=True)
             backward = [g[0] if g else torch.zeros(s.sizes, dtype=s.dtype) for s, g in pairs]
@@ -161,12 +168,12 @@ class StageEngine:
         if shapes is not None:
             self._posted[action] = self._begin(action, shapes)
 
-    def _expected(self, action: Action) -> list[Shape] | None:
+    def _expected(self, action: Action) -> Sequence[Shape] | None:
         if action.kind is Kind.FORWARD:
             key = self._batch[action.micro_batch].key
             return self._between.shapes(self._part(action), key)
         held = self._held.get(Action(Kind.FORWARD, action.micro_batch, action.chunk))
-        return [Shape.of(o) for o in held.outputs if o.requires_grad] if held else None
+        return held.coming if held else None
 
     def _begin(self, action: Action, shapes: Sequence[Shape]) -> UnderWay:
         part, number = self._part(action), action.micro_batch
@@ -175,18 +182,17 @@ class StageEngine:
         peer = (part + 1) % self._links.stages
         return self._links.receive(Message(What.GRADIENT, peer, number, part), shapes)
 
-    def _receive(self, action: Action) -> list[torch.Tensor]:
+    def _receive(self, action: Action) -> tuple[list[torch.Tensor], Sequence[Shape]]:
         shapes = self._expected(action)
         if shapes is None:
             key = self._batch[action.micro_batch].key
             shapes = self._between.learn(self._part(action), action.micro_batch, key)
-        return (self._posted.pop(action, None) or self._begin(action, shapes)).wait()
+        return (self._posted.pop(action, None) or self._begin(action, shapes)).wait(), shapes
 
     def _enter(self, action: Action, held: _Held) -> Tensors:
         """Receive what a forward needs and make it part of the graph."""
         entered = []
-        tensors = self._receive(action)
-        for tensor, shape in zip(tensors, self._expected(action) or [], strict=True):
+        for tensor, shape in zip(*self._receive(action), strict=True):
             if shape.has_gradient:
                 held.shapes.append(shape)
                 held.gradients.append([])

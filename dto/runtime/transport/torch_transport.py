@@ -126,14 +126,14 @@ class TorchTransport:
         return _Work(work)
 
     def send_async(self, tensor: torch.Tensor, peer: int, tag: int) -> Message:
-        work = dist.isend(tensor, self.global_rank(peer), group=self.group, tag=tag)
-        assert work is not None
-        return _Message(work)
+        group = self.group or dist.group.WORLD
+        assert group is not None
+        return _Message(group.send([tensor], peer, tag))
 
     def receive_async(self, tensor: torch.Tensor, peer: int, tag: int) -> Message:
-        work = dist.irecv(tensor, self.global_rank(peer), group=self.group, tag=tag)
-        assert work is not None
-        return _Message(work)
+        group = self.group or dist.group.WORLD
+        assert group is not None
+        return _Message(group.recv([tensor], peer, tag))
 
     def all_gather_object(self, value: Any) -> list[Any]:
         gathered: list[Any] = [None] * self.size
