@@ -38,8 +38,17 @@ class Recipe:
     """The all-reduce of gradients: ring, tree, halving_doubling, hierarchical; None: native."""
     units: Sequence[str] | None = None
     """Of ZeRO: patterns of names of modules that are gathered as one (`dto.Zero`)."""
+    stages: Sequence[Sequence[str]] | None = None
+    """Of a pipeline: patterns of names of what each stage holds; None: equal costs."""
+    tensor_plan: Mapping[str, str] | None = None
+    """Of tensor parallelism: how modules are cut, by patterns; None: the model's own plan."""
     sequence_parallel: bool = False
     """Of tensor parallelism: what is not cut works on a part of each sequence."""
+
+    @property
+    def chunks(self) -> int:
+        """Parts of the model that each stage of a pipeline has."""
+        return 2 if self.schedule == "interleaved" else 1
 
     def check(self) -> None:
         """Raise ConfigError, naming what is legal, where a value is not."""

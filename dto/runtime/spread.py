@@ -20,6 +20,7 @@ from dto.runtime.data_parallel import DataParallel
 from dto.runtime.mesh import Layout
 from dto.runtime.pipeline import Pipeline
 from dto.runtime.recipe import PRECISIONS, Recipe
+from dto.runtime.sharding import stage_costs
 from dto.runtime.shards import Cut
 from dto.runtime.strategy import Strategy
 from dto.runtime.tensor import TensorParallel
@@ -73,6 +74,7 @@ class Spread:
         names = {id(param): name for name, param in model.named_parameters()}
         found = TensorParallel(
             model,
+            recipe.tensor_plan,
             transport=self._part("tp"),
             sequence_parallel=recipe.sequence_parallel,
             backend=recipe.implementation,
@@ -97,6 +99,7 @@ class Spread:
             recipe.micro_batches or 2 * self.layout.mesh.pp,
             recipe.schedule,
             loss=criterion,
+            costs=stage_costs(model, recipe.stages, self.layout.mesh.pp * recipe.chunks),
             transport=self._part("pp"),
             backend=recipe.implementation,
             autocast=PRECISIONS[recipe.precision],
