@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from dto.errors import ConfigError, DtoError
-from examples import cifar
+from examples import cifar, models
 from examples.resnet import ResNet18
 from examples.tiny_gpt import TinyGPT
 from tests.cifar_files import write_tiny_cifar
+from tests.helpers import EXAMPLES
 
 
 def test_resnet_18_has_the_known_number_of_parameters_and_ten_outputs() -> None:
@@ -74,3 +75,35 @@ def test_the_names_of_tiny_gpts_weights_are_those_that_checkpoints_have() -> Non
 def test_a_width_that_heads_cannot_share_is_refused() -> None:
     with pytest.raises(ConfigError, match="a width of 10 does not divide into 4 heads"):
         TinyGPT(8, 10, heads=4, layers=1)
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_a_model_by_name_takes_its_own_data(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    task = models.build(name, {"width": 4} if name == "resnet18" else {}, None)
+    for part in task.load():
+        inputs, targets = part[0]
+        loss = torch.nn.functional.cross_entropy(task.model(inputs[None]), targets[None])
+        assert loss.isfinite()
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "data", "words"),
+    [
+        ("bert", {}, None, "no model 'bert': use one of transformer, resnet18, mlp"),
+        ("mlp", {}, "data", "model mlp brings its own data"),
+        ("resnet18", {}, "nowhere", "CIFAR-10 is not in nowhere"),
+        ("transformer", {"depth": 3}, None, "model_options are context, width, heads, layers"),
+        ("transformer", {"width": 5, "heads": 2}, None, "5 does not divide into 2 heads"),
+    ],
+)
+def test_a_model_that_cannot_be_is_one_line(
+    name: str,
+    sizes: dict[str, int],
+    data: str | None,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    with pytest.raises(DtoError, match=words):
+        models.build(name, sizes, None if data is None else Path(data))

@@ -1,0 +1,132 @@
+"""`launch_training.sh --config FILE` trains as the file says, and tells what it chose and why."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import EXAMPLES, REPOSITORY
+
+SCRIPT = REPOSITORY / "scripts" / "launch_training.sh"
+TINY = f"""\
+model: transformer
+batch_size: 8
+samples: 96
+lr: 0.01
+sharding_rules: {EXAMPLES / "sharding.yaml"}
+model_options: {{context: 16, width: 16, heads: 2}}
+"""
+
+
+def launch(*arguments: str | Path, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [SCRIPT, *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def one_line(done: subprocess.CompletedProcess[str]) -> str:
+    [line] = done.stderr.splitlines()
+    assert done.stdout == ""
+    return line
+
+
+# ranks, pipeline, ZeRO, pattern, sharding: what each comes to
+TRAININGS = {
+    "4 true true ring auto": [
+        "2 stages of layers",
+        "ZeRO-1: optimizer state is cut over 2 ranks",
+        "ring -> not used",
+        "auto -> equal numbers of parameters: stage 0",
+        "strategy zero1+pipeline on a mesh of dp 2 x pp 2 x tp 1",
+    ],
+    "4 true false tree manual": [
+        "false -> each copy of the model has all of its optimizer state",
+        "gradients are averaged over 2 ranks by a tree all-reduce",
+        "manual -> as the rules say: stage 0",
+        "strategy ddp+pipeline on a mesh of dp 2 x pp 2 x tp 1",
+    ],
+    "2 false true tree manual": [
+        "ZeRO-2: gradients and optimizer state are cut over 2 ranks",
+        "tree -> not used",
+        "manual -> as the rules say: the rest",
+        "strategy zero2 on a mesh of dp 2 x pp 1 x tp 1",
+    ],
+    "2 false false ring auto": [
+        "2 processes on the CPU",
+        "gradients are averaged over 2 ranks by a ring all-reduce",
+        "auto -> nothing of the model is cut",
+        "16 samples a step, 8 for each of 2 copies",
+    ],
+}
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("settings", TRAININGS)
+def test_each_setting_trains_and_its_reason_is_logged(settings: str, tmp_path: Path) -> None:
+    ranks, pipeline, zero, pattern, sharding = settings.split()
+    config = tmp_path / "my config.yaml"
+    config.write_text(
+        f"{TINY}num_gpus: {ranks}\npipeline_parallelism: {pipeline}\nzero_redundancy: {zero}\n"
+        f"communication_pattern: {pattern}\nsharding_strategy: {sharding}\n"
+    )
+    text = launch("--config", config.name, cwd=tmp_path).stdout
+    for words in TRAININGS[settings]:
+        assert words in text
+    found = re.search(r"loss (\d+\.\d+) to (\d+\.\d+)", text)
+    assert found and float(found[2]) < float(found[1])
+    assert "\n[1]" not in text  # rank 0 alone speaks
+
+
+def test_a_setting_that_is_not_known_ends_with_2_and_one_line(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("model: mlp\npipline_parallelism: true\n")
+    line = one_line(launch("--config", "c.yaml", cwd=tmp_path, code=2))
+    assert "unknown setting 'pipline_parallelism': did you mean pipeline_parallelism?" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["c.yaml"]  # no run was begun
+
+
+def test_rules_that_do_not_fit_the_model_are_found_before_ranks_start(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("units: ['blocks.*']")
+    text = "zero_redundancy: 3\nnum_gpus: 2\nsharding_strategy: manual\nsharding_rules: r.yaml"
+    (tmp_path / "c.yaml").write_text(text)
+    done = launch("--config", "c.yaml", cwd=tmp_path, code=2)
+    assert "no module of TinyGPT with parameters matches the unit 'blocks.*'" in one_line(done)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "usage: launch_training.sh --config FILE"),
+        (["config.yaml"], "config.yaml needs a value"),
+        (["config.yaml", "more"], "usage: launch_training.sh --config FILE"),
+        (["--config"], "--config needs a value"),
+        (["--config", "c.yaml", "-N", "0"], "-N is '0': give a number of nodes"),
+        (["--config", "c.yaml", "-g", "1"], "-g asks SLURM for GPUs: add --slurm"),
+        (["--config", "none.yaml"], "none.yaml: No such file"),
+        (["--config", "c.yaml", "--epochs", "no"], "--epochs is 'no'"),
+        (["--config", "c.yaml", "-N", "2"], "1 ranks cannot be spread evenly over 2 nodes"),
+    ],
+)
+def test_what_was_typed_wrongly_is_one_line(
+    arguments: list[str], words: str, tmp_path: Path
+) -> None:
+    (tmp_path / "c.yaml").write_text("model: transformer\n")
+    assert words in one_line(launch(*arguments, cwd=tmp_path, code=2))
+
+
+def test_help_tells_every_option(tmp_path: Path) -> None:
+    text = launch("--help", cwd=tmp_path).stdout
+    for option in ("--config", "--slurm", "-N", "-g", "-n", "SETTINGS"):
+        assert option in text
