@@ -51,14 +51,15 @@ declare -A tests=(
   [lab]="lab and not own_lab"
   [rig]="rig"
   [labs]="own_lab"
-  [others]="not lab and not rig and not vm"
+  [ranks]="ranks"
+  [others]="not lab and not rig and not vm and not ranks"
 )
 
 run_streams() {
   local stream code=0 logs lab rig
   logs=$(mktemp -d)
   run_in_turn vm || code=$?
-  run_in_turn lab >"$logs/lab" 2>&1 & lab=$!
+  run_in_turn lab ranks >"$logs/lab" 2>&1 & lab=$!
   # "Nothing stays of the last lab", the first of the lab, cannot be told while others are up.
   run_in_turn rig labs >"$logs/rig" 2>&1 & rig=$!
   run_in_turn others || code=$(worse "$code" $?)

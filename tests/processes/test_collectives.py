@@ -15,7 +15,7 @@ from dto.launch.key_value import KeyValueServer
 from tests.helpers import PROGRAMS
 from tests.processes.test_runtime_ranks import environments
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.ranks]
 WORLDS = [2, 3, 4]
 
 

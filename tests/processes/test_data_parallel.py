@@ -10,7 +10,7 @@ import dto
 from dto.errors import ConfigError
 from tests.processes.pool import pool
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.ranks]
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])

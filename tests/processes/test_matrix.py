@@ -15,7 +15,7 @@ import pytest
 
 from tests.processes.pool import pool
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.ranks]
 Options = dict[str, Any]
 IS_FULL = os.environ.get("DTO_FULL") == "1"
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5}

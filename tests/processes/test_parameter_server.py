@@ -12,7 +12,7 @@ from tests.helpers import PROGRAMS
 from tests.processes.pool import pool
 from tests.processes.test_runtime_ranks import environments
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.ranks]
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4])

@@ -14,7 +14,7 @@ from tests.helpers import PROGRAMS
 from tests.processes.pool import pool
 from tests.processes.test_runtime_ranks import environments
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.ranks]
 Results = list[dict[str, Any]]
 SCHEDULES = ("gpipe", "1f1b", "interleaved")
 NUMBERS = ("sgd torch.float64", "adamw torch.float64", "adamw torch.float32")

@@ -8,7 +8,7 @@ import pytest
 
 from tests.processes.pool import pool
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.ranks]
 
 
 def test_a_rank_that_cannot_write_fails_the_save_on_all_and_leaves_nothing(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from tests.processes.pool import pool
 from tests.ranks.tensor import BY_WORLD, CONTEXT, LAYERS, WIDTH
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.ranks]
 WORLDS = [1, 2, 3, 4]
 ONE_TENSOR = 4 * CONTEXT * WIDTH  # batch times sequence times width: what Megatron sends
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.processes.pool import RankFailed, pool
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.ranks]
 TRANSPORTS = ["gloo", pytest.param("horovod", marks=pytest.mark.horovod)]
 
 

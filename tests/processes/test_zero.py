@@ -13,7 +13,7 @@ from tests.helpers import PROGRAMS
 from tests.processes.pool import pool
 from tests.processes.test_runtime_ranks import environments
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.ranks]
 STAGES = (1, 2, 3)
 
 
