@@ -48,7 +48,7 @@ def test_ranks_of_horovod_can_share_layers_and_sequences() -> None:
     names = ["mlp sgd", "gpt sgd", "gpt sequence sgd"]
     for rank in pool("horovod", 2).run("tensor.matrix", 2, names=names):
         assert all(rank[name]["apart"] <= 1e-10 for name in names)
-    says = pool("horovod", 2).run("tensor.torch_backend", 2)
+    says = pool("horovod", 2).run("tensor_traits.torch_backend", 2)
     assert all("needs torch.distributed, and this is horovod: use backend dto" in s for s in says)
 
 
@@ -80,45 +80,45 @@ def test_what_ranks_say_they_hold_is_the_whole_model_once(world: int) -> None:
 
 
 def test_inside_whole_one_rank_can_use_the_model_and_changes_are_kept() -> None:
-    first, second = pool("gloo").run("tensor.whole_for_a_while", 2)
+    first, second = pool("gloo").run("tensor_traits.whole_for_a_while", 2)
     assert first[0].startswith("The ") and second[0] == ""
     for _, is_whole, distance, change in (first, second):
         assert is_whole and distance <= 1e-12 < 1e-3 < change
 
 
 def test_afterwards_every_rank_has_the_whole_plain_model() -> None:
-    for kind, *distances in pool("gloo").run("tensor.unsharded", 2):
+    for kind, *distances in pool("gloo").run("tensor_traits.unsharded", 2):
         assert kind == "Linear" and max(distances) <= 1e-10
 
 
 def test_an_overflow_on_one_rank_reaches_all() -> None:
-    assert pool("gloo").run("tensor.overflowed", 2) == [[True] * 8] * 2
+    assert pool("gloo").run("tensor_traits.overflowed", 2) == [[True] * 8] * 2
 
 
 def test_recomputed_activations_give_the_same_bits() -> None:
-    assert pool("gloo").run("tensor.recomputed", 2) == [True, True]
+    assert pool("gloo").run("tensor_traits.recomputed", 2) == [True, True]
 
 
 def test_a_compiled_model_sends_the_same() -> None:
-    assert pool("gloo").run("tensor.compiled", 2) == [True, True]
+    assert pool("gloo").run("tensor_traits.compiled", 2) == [True, True]
 
 
 def test_autocast_reaches_shared_layers() -> None:
-    assert max(pool("gloo").run("tensor.in_bfloat16", 2)) < 0.02
+    assert max(pool("gloo").run("tensor_traits.in_bfloat16", 2)) < 0.02
 
 
 def test_gradients_of_what_works_on_cut_values_are_added_up() -> None:
-    assert max(pool("gloo").run("tensor.summed_within_heads", 3)) <= 1e-10
+    assert max(pool("gloo").run("tensor_traits.summed_within_heads", 3)) <= 1e-10
 
 
 def test_frozen_layers_hand_gradients_on() -> None:
-    found = pool("gloo").run("tensor.frozen_layers", 2)
+    found = pool("gloo").run("tensor_traits.frozen_layers", 2)
     assert all(distance <= 1e-12 for distance, _ in found)
     assert found[0][1] == pytest.approx(found[1][1], rel=1e-12)
 
 
 def test_what_ranks_cannot_share_is_refused_on_all_of_them() -> None:
-    first, second = pool("gloo").run("tensor.refusals", 2)
+    first, second = pool("gloo").run("tensor_traits.refusals", 2)
     assert first == second
     assert first["other plan"].startswith("WorldError: rank 1 has another model or plan")
     assert first["other model"].startswith("WorldError: rank 1 has another model or plan")
@@ -135,5 +135,5 @@ def test_what_ranks_cannot_share_is_refused_on_all_of_them() -> None:
 
 
 def test_without_a_transport_it_joins_the_world_and_its_generator() -> None:
-    found = pool("gloo").run("tensor.joins_by_itself", 4)
+    found = pool("gloo").run("tensor_traits.joins_by_itself", 4)
     assert found == [[4, [3, 5], found[0][2]]] * 4
