@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,14 @@ class Archive(Place):
         """The run's name, under which its checkpoints lie in the bucket."""
         directory = self.checkpoint_dir
         return directory.parent.name if directory.name == "checkpoints" else directory.name
+
+    def whole(self) -> AbstractContextManager[None]:
+        """Inside, the model that was prepared is complete on every rank, to be called or saved.
+
+        All ranks enter together; then each may do as it likes. What one changes there is not kept.
+        """
+        parallel = self.session.parallel
+        return parallel.whole() if parallel is not None else nullcontext()
 
     def save_checkpoint(
         self,

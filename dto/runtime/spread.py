@@ -167,7 +167,11 @@ class Spread:
 
     @contextlib.contextmanager
     def whole(self) -> Iterator[None]:
-        with self._data.whole() if self._data is not None else contextlib.nullcontext():
+        """From the outside in: shards, then stages, then layers."""
+        with contextlib.ExitStack() as stack:
+            for one in (self._data, self.pipeline, self._tensor):
+                if one is not None:
+                    stack.enter_context(one.whole())
             yield
 
     def clip_grad_norm(self, max_norm: float) -> torch.Tensor:

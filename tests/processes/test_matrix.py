@@ -132,6 +132,7 @@ CHAIN: list[tuple[int, Options]] = [
 ]
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"] if IS_FULL else ["adamw"])
 def test_each_strategy_goes_on_from_the_others_checkpoint(optimizer: str, tmp_path: Path) -> None:
     """One run, in each epoch by another strategy on another number of ranks."""
