@@ -9,6 +9,7 @@ import torch
 
 from dto.errors import ConfigError, UsageError
 from dto.runtime.mesh import Layout, lay_out
+from dto.runtime.parameter_server.rules import staleness_of
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 SCHEDULES = ("gpipe", "1f1b", "interleaved")
@@ -44,6 +45,12 @@ class Recipe:
     """Of tensor parallelism: how modules are cut, by patterns; None: the model's own plan."""
     sequence_parallel: bool = False
     """Of tensor parallelism: what is not cut works on a part of each sequence."""
+    server_mode: str = "synchronous"
+    """Of a parameter server: synchronous, asynchronous or bounded."""
+    staleness: int | None = None
+    """Of mode bounded: how many steps a rank may be ahead of the slowest."""
+    servers: int = 1
+    """Of a parameter server: how many ranks keep a share of the parameters."""
 
     @property
     def chunks(self) -> int:
@@ -62,6 +69,7 @@ class Recipe:
                 raise ConfigError(f"{name} is {value!r}: give a whole number from 1 on")
         if self.clip_grad_norm is not None and not self.clip_grad_norm > 0:
             raise ConfigError(f"clip_grad_norm is {self.clip_grad_norm!r}: give more than 0")
+        staleness_of(self.server_mode, self.staleness)
         if self.communication is not None:
             from dto.runtime.collectives import ALGORITHMS
 
@@ -91,6 +99,11 @@ class Recipe:
             )
         if self.precision == "fp16" and found.mesh.pp > 1:
             raise ConfigError("a pipeline has no gradient scaler: use precision='bf16' or fp32")
+        if found.data != "ps" and (self.server_mode, self.servers) != ("synchronous", 1):
+            raise ConfigError(
+                f"server_mode, staleness and servers are a parameter server's: {found.name} has"
+                " none; use strategy='ps'"
+            )
         if self.implementation == "torch" and found.data == "ps":
             raise ConfigError("torch has no parameter server: use the strategy with backend='auto'")
         return found

@@ -127,7 +127,15 @@ class Spread:
         if self.layout.data == "ps":
             from dto.runtime.parameter_server import ParameterServer
 
-            return ParameterServer(stage, self.optimizer, transport=transport, outgoing=outgoing)
+            return ParameterServer(
+                stage,
+                self.optimizer,
+                recipe.server_mode,
+                staleness=recipe.staleness,
+                servers=recipe.servers,
+                transport=transport,
+                outgoing=outgoing,
+            )
         if not any(param.requires_grad for param in stage.parameters()):
             return None
         if recipe.communication not in (None, "native"):

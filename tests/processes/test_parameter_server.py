@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +33,23 @@ def test_ranks_that_do_not_wait_learn_and_end_with_one_model() -> None:
         assert len({rank[mode][2] for rank in ranks}) == 1
         before, after, _ = ranks[0][mode]
         assert after < before / 4
+
+
+def test_the_trainer_takes_each_mode_and_its_bound(tmp_path: Path) -> None:
+    ranks = pool("gloo").run(
+        "matrix.train",
+        3,
+        run_dir=str(tmp_path),
+        epochs=2,
+        optimizer="adamw",
+        dtype="float32",
+        strategy="ps",
+        server_mode="bounded",
+        staleness=1,
+        servers=2,
+    )
+    assert [rank["steps"] for rank in ranks] == [20] * 3
+    assert ranks[0]["losses"][1] < ranks[0]["losses"][0]
 
 
 @pytest.mark.parametrize("staleness", [0, 2, 5])

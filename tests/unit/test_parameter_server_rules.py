@@ -11,6 +11,7 @@ from torch import nn
 from dto.errors import ConfigError, UsageError
 from dto.runtime.parameter_server import ParameterServer
 from dto.runtime.parameter_server.rules import Clocks, Wish, share_out, staleness_of
+from dto.runtime.recipe import recipe_of
 from dto.runtime.transport.local import LocalTransport
 
 
@@ -93,6 +94,14 @@ def test_bounds_that_cannot_be_meant_are_refused(
     with pytest.raises(ConfigError) as caught:
         staleness_of(mode, staleness)
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_trainer_without_a_server_refuses_its_settings() -> None:
+    assert recipe_of({"strategy": "ps", "servers": 2}).layout(2).data == "ps"
+    with pytest.raises(ConfigError, match="ddp has none; use strategy='ps'"):
+        recipe_of({"strategy": "ddp", "servers": 2}).layout(2)
+    with pytest.raises(ConfigError, match="not -1"):
+        recipe_of({"strategy": "ps", "server_mode": "bounded", "staleness": -1})
 
 
 def alone(model: nn.Module, stepped: nn.Module | None = None) -> torch.optim.Optimizer:

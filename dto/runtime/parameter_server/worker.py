@@ -46,7 +46,8 @@ class ParameterServer:
         synchronous: one step of the optimizer with the mean of all ranks' gradients; equal to
             data parallelism and, with `set_weight`, to one process on the whole batch.
         asynchronous: each push is a step of its own at once; nobody waits, and no two runs are
-            alike. One round of all ranks is n steps with smaller batches.
+            alike. A round of all ranks is n steps with smaller batches: take a learning rate n
+            times lower, and little momentum, to which delays add (Mitliagkas et al., 2016).
         bounded: asynchronous, but a rank waits while it is more than `staleness` steps ahead of
             the slowest.
 
@@ -88,8 +89,7 @@ class ParameterServer:
         trained = trained_by(model, optimizer)
         lines = [f"mode {mode}, staleness {staleness}, servers {servers}"]
         require_same(transport, "another parameter server", lines + describe_model(model))
-        values = [*model.parameters(), *model.buffers()]
-        broadcast_all(transport, [value.detach() for value in values])
+        broadcast_all(transport, [v.detach() for v in (*model.parameters(), *model.buffers())])
         self._shares = make_shares(trained, servers)
         self._used = [False] * len(trained)
         self._names = {id(p): name for name, p in model.named_parameters()}
@@ -224,7 +224,7 @@ class ParameterServer:
 
     def masters(self) -> dict[str, torch.Tensor]:
         """The parameters that this rank serves, by their names in the model."""
-        if self.transport.rank >= len(self._shares):
+        if self._service is None:
             return {}
         named = [self._names[id(p)] for p in self._shares[self.transport.rank].parameters]
         return dict(zip(named, self._masters.tensors, strict=True))
