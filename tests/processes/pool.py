@@ -88,8 +88,13 @@ class Pool:
             threading.Thread(target=_read, args=(rank, answers), daemon=True).start()
             self._ranks.append(rank)
             self._answers.append(answers)
-        for answers in self._answers:
-            assert answers.get(timeout=_START_SECONDS) == "ready\n", "a rank did not start"
+        try:
+            words = [answers.get(timeout=_START_SECONDS) for answers in self._answers]
+        except queue.Empty:
+            words = []
+        if words != ["ready\n"] * self.size:
+            self.stop()  # so that the next case begins anew
+            raise RankFailed(f"a rank of {self.backend} did not start")
 
     def stop(self) -> None:
         for rank in self._ranks:
