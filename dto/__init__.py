@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dto.distributed_trainer import DistributedTrainer, create_distributed_trainer
     from dto.runtime.collectives import all_gather, all_reduce, broadcast, reduce_scatter
-    from dto.runtime.data_parallel import DataParallel, no_sync
+    from dto.runtime.data_parallel import DataParallel
     from dto.runtime.distribute import distribute
+    from dto.runtime.owners import clip_grad_norm_, no_sync
     from dto.runtime.parameter_server import ParameterServer
     from dto.runtime.pipeline import Pipeline
     from dto.runtime.tensor import TensorParallel
@@ -31,6 +32,7 @@ __all__ = [
     "all_gather",
     "all_reduce",
     "broadcast",
+    "clip_grad_norm_",
     "create_distributed_trainer",
     "distribute",
     "log",
@@ -48,10 +50,11 @@ _HOMES = {
     "all_gather": "dto.runtime.collectives",
     "all_reduce": "dto.runtime.collectives",
     "broadcast": "dto.runtime.collectives",
+    "clip_grad_norm_": "dto.runtime.owners",
     "create_distributed_trainer": "dto.distributed_trainer",
     "distribute": "dto.runtime.distribute",
     "log": "dto.telemetry",
-    "no_sync": "dto.runtime.data_parallel",
+    "no_sync": "dto.runtime.owners",
     "reduce_scatter": "dto.runtime.collectives",
 }
 

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import weakref
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -23,6 +22,7 @@ from dto.runtime.averaging import Averaging
 from dto.runtime.buckets import CAPACITY_BYTES
 from dto.runtime.control import Control
 from dto.runtime.model_hook import ModelHook
+from dto.runtime.owners import no_sync, set_owner
 from dto.runtime.riders import Riders
 from dto.runtime.sameness import describe_model, require_same
 from dto.runtime.transport import Transport, broadcast_all, open_transport
@@ -32,8 +32,7 @@ from dto.runtime.world import read_world
 if TYPE_CHECKING:
     from dto.runtime.torch_averaging import TorchAveraging
 
-__all__ = ["Control", "DataParallel", "no_sync"]
-
+__all__ = ["Control", "DataParallel", "no_sync", "set_owner"]
 
 BACKENDS = ("dto", "torch")
 
@@ -231,22 +230,3 @@ def require_trainable(model: nn.Module) -> torch.device:
 
 def _join(device: torch.device) -> Transport:
     return open_transport("auto", read_world(os.environ), device, os.environ)
-
-
-class _Owner(Protocol):
-    def no_sync(self) -> contextlib.AbstractContextManager[None]: ...
-
-
-_owners: weakref.WeakKeyDictionary[nn.Module, weakref.ref[_Owner]] = weakref.WeakKeyDictionary()
-
-
-def set_owner(model: nn.Module, owner: _Owner) -> None:
-    """Have `no_sync(model)` ask `owner` from now on."""
-    _owners[model] = weakref.ref(owner)
-
-
-def no_sync(model: nn.Module) -> contextlib.AbstractContextManager[None]:
-    """Accumulate gradients without sending them; for a model that nobody distributed: nothing."""
-    found = _owners.get(model)
-    owner = found() if found else None
-    return owner.no_sync() if owner else contextlib.nullcontext()

@@ -18,6 +18,7 @@ from dto.errors import ConfigError
 from dto.runtime.control import Control
 from dto.runtime.data_parallel import DataParallel
 from dto.runtime.mesh import Layout
+from dto.runtime.owners import set_owner
 from dto.runtime.pipeline import Pipeline
 from dto.runtime.recipe import PRECISIONS, Recipe
 from dto.runtime.sharding import stage_costs
@@ -59,6 +60,7 @@ class Spread:
         self._locals = dict(stage.named_parameters())
         self._inner = self._inner_held()
         self._data = self._join_replicas(stage, recipe, outgoing)
+        set_owner(model, self)
 
     # building, from the inside out
 

@@ -15,7 +15,8 @@ from torch.optim import Optimizer
 from dto.checkpoint.sharded import Held
 from dto.errors import ConfigError
 from dto.runtime.control import Control
-from dto.runtime.data_parallel import require_trainable, set_owner
+from dto.runtime.data_parallel import require_trainable
+from dto.runtime.owners import set_owner
 from dto.runtime.sameness import describe_model, require_same
 from dto.runtime.transport import Transport, open_transport
 from dto.runtime.world import World, read_world
@@ -93,7 +94,6 @@ class Zero:
             )
         else:
             self._engine = Engine(model, optimizer, plans, memory, transport, self._controls)
-
         set_owner(model, self)
 
     @property
