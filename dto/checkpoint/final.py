@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from dto.checkpoint.torch_file import load_file, load_weights, save_file
+from dto.checkpoint.torch_file import load_file, load_weights, plain_name, save_file
 from dto.errors import CheckpointError
 
 States = tuple[dict[str, Any], dict[str, Any]]
@@ -35,15 +35,22 @@ def save_final(
         number += 1
         path = directory / f"{name}_{stamp}-{number}.pt"
     content: dict[str, Any] = {
-        "model_state_dict": states[0] if states else model.state_dict(),
+        "model_state_dict": states[0] if states else _plain_state(model),
         "final_metrics": dict(metrics or {}),
         "timestamp": stamp,
-        "model_class": type(model).__name__,
+        "model_class": type(getattr(model, "_orig_mod", model)).__name__,
     }
     if optimizer is not None:
         content["optimizer_state_dict"] = states[1] if states else optimizer.state_dict()
     save_file(path, content)
     return path
+
+
+def _plain_state(model: nn.Module) -> dict[str, Any]:
+    state = model.state_dict()
+    if not any(plain_name(name) != name for name in state):
+        return state  # with torch's notes about versions
+    return {plain_name(name): value for name, value in state.items()}
 
 
 def load_final(path: Path, model: nn.Module) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from dto.checkpoint.torch_file import plain_name
 from dto.checkpoint.tree import pack, unpack
 from dto.errors import CheckpointError
 
@@ -46,11 +47,6 @@ def restore(
         _restore_optimizer(model, optimizer, tensors, optimizer_meta)
 
 
-def _plain(name: str) -> str:
-    """torch.compile wraps modules as `_orig_mod`; the checkpoint does not depend on that."""
-    return name.replace("_orig_mod.", "")
-
-
 def model_values(model: nn.Module) -> dict[str, tuple[list[str], Any]]:
     """Each distinct value once: global name -> (all its state_dict keys, value)."""
     values: dict[str, tuple[list[str], Any]] = {}
@@ -60,7 +56,7 @@ def model_values(model: nn.Module) -> dict[str, tuple[list[str], Any]]:
         if first is not None:  # tied weights
             values[first][0].append(key)
             continue
-        name = _plain(key)
+        name = plain_name(key)
         seen[id(value)] = name
         values[name] = ([key], value)
     return values
@@ -129,7 +125,7 @@ def _tensor_names(packed: Any) -> Iterable[str]:
 
 def parameter_names(model: nn.Module, optimizer: Optimizer) -> list[list[str]]:
     """The name of each optimizer parameter, by group; ones outside the model by place."""
-    known = {id(p): _plain(name) for name, p in model.named_parameters()}
+    known = {id(p): plain_name(name) for name, p in model.named_parameters()}
     return [
         [known.get(id(p), f"#{g}.{n}") for n, p in enumerate(group["params"])]
         for g, group in enumerate(optimizer.param_groups)

@@ -50,10 +50,18 @@ def load_file(path: Path) -> dict[str, Any]:
     return content
 
 
+def plain_name(name: str) -> str:
+    """torch.compile wraps modules as `_orig_mod`; what is saved does not depend on that."""
+    return name.replace("_orig_mod.", "")
+
+
 def load_weights(model: nn.Module, state: Mapping[str, Any], path: Path) -> None:
-    """Strict load that also takes weights saved from inside DistributedDataParallel."""
+    """Strict load; weights may come from inside DistributedDataParallel or torch.compile."""
     if state and all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
+    here = {plain_name(name): name for name in model.state_dict()}
+    if state.keys() != here.keys() or any(here[name] != name for name in here):
+        state = {here.get(plain_name(name), name): value for name, value in state.items()}
     try:
         model.load_state_dict(state)
     except RuntimeError as error:  # torch lists missing, unexpected and mis-shaped names
