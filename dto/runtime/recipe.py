@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 
@@ -13,6 +14,7 @@ from dto.runtime.parameter_server.rules import staleness_of
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 SCHEDULES = ("gpipe", "1f1b", "interleaved")
+_SWITCHES = ("sequence_parallel", "activation_checkpointing", "deterministic")
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,17 @@ class Recipe:
     """Of mode bounded: how many steps a rank may be ahead of the slowest."""
     servers: int = 1
     """Of a parameter server: how many ranks keep a share of the parameters."""
+    activation_checkpointing: bool = False
+    """Blocks of nn.Sequential and nn.ModuleList keep their inputs alone and compute the rest again
+    in backward (Chen et al., arXiv 1604.06174): less memory, about a third more time."""
+    compile: bool | Mapping[str, Any] = False
+    """forward goes through torch.compile; or its options. Not with zero3 or a pipeline."""
+    deterministic: bool = False
+    """No operation whose bits differ from run to run; with `seed` two runs are bit-equal."""
+
+    @property
+    def compiles(self) -> bool:
+        return self.compile is not False
 
     @property
     def chunks(self) -> int:
@@ -64,10 +77,16 @@ class Recipe:
         _one_of("schedule", self.schedule, SCHEDULES)
         for name in ("accumulation_steps", "micro_batches"):
             value = getattr(self, name)
+            is_left_out = value is None and name == "micro_batches"
             is_whole = isinstance(value, int) and not isinstance(value, bool)
-            if value is not None and not (is_whole and value >= 1):
+            if not is_left_out and not (is_whole and value >= 1):
                 raise ConfigError(f"{name} is {value!r}: give a whole number from 1 on")
-        if self.clip_grad_norm is not None and not self.clip_grad_norm > 0:
+        for name in _SWITCHES:
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}: give True or False")
+        if not isinstance(self.compile, bool | Mapping):
+            raise ConfigError(f"compile is {self.compile!r}: give True or torch.compile's options")
+        if self.clip_grad_norm is not None and not _is_positive(self.clip_grad_norm):
             raise ConfigError(f"clip_grad_norm is {self.clip_grad_norm!r}: give more than 0")
         staleness_of(self.server_mode, self.staleness)
         if self.communication is not None:
@@ -87,26 +106,51 @@ class Recipe:
             ConfigError: they do not fit, or options do not go together.
         """
         found = lay_out(self.strategy, self.mesh, world)
-        if self.communication not in (None, "native") and found.data != "ddp":
-            raise ConfigError(
-                f"communication={self.communication!r} is the all-reduce of ddp's gradients:"
-                f" {found.name} has none; leave it out"
-            )
-        if self.sequence_parallel and found.mesh.pp > 1:
-            raise ConfigError(
-                "sequence_parallel does not go with a pipeline, which hands whole sequences on:"
-                " leave it out, or use a mesh of dp and tp"
-            )
-        if self.precision == "fp16" and found.mesh.pp > 1:
-            raise ConfigError("a pipeline has no gradient scaler: use precision='bf16' or fp32")
-        if found.data != "ps" and (self.server_mode, self.servers) != ("synchronous", 1):
-            raise ConfigError(
-                f"server_mode, staleness and servers are a parameter server's: {found.name} has"
-                " none; use strategy='ps'"
-            )
-        if self.implementation == "torch" and found.data == "ps":
-            raise ConfigError("torch has no parameter server: use the strategy with backend='auto'")
+        for is_wrong, why in self._conflicts(found):
+            if is_wrong:
+                raise ConfigError(why)
+        if self.compiles:
+            require_compilable(found)
         return found
+
+    def _conflicts(self, found: Layout) -> Iterator[tuple[bool, str]]:
+        is_server, is_cut = found.data == "ps", found.mesh.pp > 1
+        yield (
+            self.communication not in (None, "native") and found.data != "ddp",
+            f"communication={self.communication!r} is the all-reduce of ddp's gradients:"
+            f" {found.name} has none; leave it out",
+        )
+        yield (
+            self.sequence_parallel and is_cut,
+            "sequence_parallel does not go with a pipeline, which hands whole sequences on:"
+            " leave it out, or use a mesh of dp and tp",
+        )
+        yield (
+            self.precision == "fp16" and (is_cut or is_server),
+            f"{found.name} has no gradient scaler: use precision='bf16' or fp32",
+        )
+        yield (
+            not is_server and (self.server_mode, self.servers) != ("synchronous", 1),
+            f"server_mode, staleness and servers are a parameter server's: {found.name} has none;"
+            " use strategy='ps'",
+        )
+        yield (
+            self.accumulation_steps > 1 and is_cut,
+            "a pipeline cuts batches itself: say micro_batches=N in place of accumulation_steps",
+        )
+        yield (
+            self.implementation == "torch" and is_server,
+            "torch has no parameter server: use the strategy with backend='auto'",
+        )
+
+
+def require_compilable(layout: Layout) -> None:
+    """Raise ConfigError where torch.compile cannot see the whole forward pass of a rank."""
+    if layout.data == "zero3" or layout.mesh.pp > 1:
+        raise ConfigError(
+            f"torch.compile does not go with {layout.name}, where forward waits for other ranks'"
+            " parameters or layers: compile with ddp, zero1, zero2, tensor or ps"
+        )
 
 
 def recipe_of(options: Mapping[str, object]) -> Recipe:
@@ -126,6 +170,10 @@ def recipe_of(options: Mapping[str, object]) -> Recipe:
     recipe = Recipe(**options)  # type: ignore[arg-type]
     recipe.check()
     return recipe
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
 def _one_of(name: str, value: object, legal: Sequence[str]) -> None:

@@ -105,6 +105,7 @@ class Spread:
             transport=self._part("pp"),
             backend=recipe.implementation,
             autocast=PRECISIONS[recipe.precision],
+            checkpoint_activations=recipe.activation_checkpointing,
         )
         pipeline.adopt(self.optimizer)
         return pipeline
