@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dto.distributed_trainer import DistributedTrainer, create_distributed_trainer
+    from dto.runtime.callbacks import Callback, EarlyStop
     from dto.runtime.collectives import all_gather, all_reduce, broadcast, reduce_scatter
     from dto.runtime.data_parallel import DataParallel
     from dto.runtime.distribute import distribute
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "Callback",
     "DataParallel",
     "DistributedTrainer",
+    "EarlyStop",
     "ParameterServer",
     "Pipeline",
     "TensorParallel",
@@ -41,8 +44,10 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Callback": "dto.runtime.callbacks",
     "DataParallel": "dto.runtime.data_parallel",
     "DistributedTrainer": "dto.distributed_trainer",
+    "EarlyStop": "dto.runtime.callbacks",
     "ParameterServer": "dto.runtime.parameter_server",
     "Pipeline": "dto.runtime.pipeline",
     "TensorParallel": "dto.runtime.tensor",

@@ -97,6 +97,7 @@ class Session:
         self.spread: Spread | None = None
         self.extra: Callable[[], dict[str, Any]] = dict
         self.rank_extra: Callable[[], dict[str, Any]] = dict
+        self.after_step: Callable[[int, Any], None] = lambda step, loss: None
         self.pinned_generators: dict[str, Any] | None = None
         self.loaded: Loaded | None = None
         """The checkpoint that this process goes on from, until it has arrived there."""
@@ -246,6 +247,7 @@ class Session:
         has_loss = self.agreement.has_loss
         loss = control.loss / max(control.samples, 1.0) if has_loss else None
         self.progress.tick(Row(self.step, self.epoch, self._trained, loss))
+        self.after_step(self.step, loss)
         if control.stop:
             self.leave()
         elif control.save or self.every.is_step_due(self.step):

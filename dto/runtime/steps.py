@@ -105,8 +105,13 @@ class Stepper:
     def _agree_on_infinities(self) -> None:
         """A shard that overflowed on one rank: all ranks leave this step out."""
         assert self.scaler is not None
-        for found in self.scaler._found_inf_per_device(self._optimizer).values():
-            self.session.transport.all_reduce(found)
+        found = list(self.scaler._found_inf_per_device(self._optimizer).values())
+        everyones = torch.zeros(1, device=self.session.device)
+        for mine in found:
+            everyones += mine.to(everyones.device)
+        self.session.transport.all_reduce(everyones)  # also of a rank that holds no gradient
+        for mine in found:
+            mine.copy_(everyones.view_as(mine))
 
 
 def autocast(session: Session) -> contextlib.AbstractContextManager[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,10 +12,9 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from dto.checkpoint.final import load_final
-from dto.checkpoint.legacy import load_legacy
 from dto.errors import UsageError
-from dto.runtime.archive import Archive
+from dto.runtime.callbacks import Callbacks
+from dto.runtime.deterministic import make_deterministic
 from dto.runtime.epochs import (
     Meter,
     evaluate,
@@ -25,21 +24,21 @@ from dto.runtime.epochs import (
     train_epoch,
     with_state,
 )
+from dto.runtime.fits import Fits, TrainStep, after_step, check_fit
+from dto.runtime.forward import arrange_forward
 from dto.runtime.loader import PreparedLoader, units_per_batch
 from dto.runtime.recipe import recipe_of
 from dto.runtime.scaling import scale_learning_rates
 from dto.runtime.session import Session
 from dto.runtime.settings import Settings, show_log
 from dto.runtime.steps import Criterion, Stepper
-from dto.runtime.stores import find_start, next_attempt
 from dto.runtime.transport import Transport
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 OptimizerT = TypeVar("OptimizerT", bound=Optimizer)
-TrainStep = Callable[..., dict[str, Any]]
 
 
-class DistributedTrainer(Archive):
+class DistributedTrainer(Fits):
     """Trains a model on all workers of the run, or on one.
 
     `DataLoader(batch_size=B)` means B per worker, unless `global_batch_size` fixes the sum.
@@ -83,20 +82,13 @@ class DistributedTrainer(Archive):
             keep_last=keep_last_n_checkpoints,
             transport=transport,
         )
-        super().__init__(Session(settings), s3_bucket_arn)
+        if settings.recipe.deterministic:
+            make_deterministic()
+        super().__init__(Session(settings), s3_bucket_arn, checkpoint_interval, save_best_only)
         self.auto_scale_lr = auto_scale_lr
         self.auto_scale_batch_size = auto_scale_batch_size
-        self.checkpoint_interval = checkpoint_interval
-        self.save_best_only = save_best_only
-        self.best_metric = float("inf")
-        self.meter = Meter()
-        self._fits = 0
-        self._histories: list[dict[str, Any]] = []
-        self._scaled: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._steppers: weakref.WeakKeyDictionary[Optimizer, Stepper] = weakref.WeakKeyDictionary()
         self._base_batch: int | None = None
-        self.session.extra = self._extra
-        self.session.rank_extra = lambda: {"meter": self.meter.state()}
         show_log(verbose and self.is_master())
         if self.session.in_run:
             self.session.look_for_checkpoint()
@@ -105,6 +97,7 @@ class DistributedTrainer(Archive):
 
     def prepare_model(self, model: ModelT) -> ModelT:
         """Move the model to the device and give every rank the weights of rank 0."""
+        arrange_forward(model.to(self.device), self.session.recipe, self.session.layout)
         self.session.add_model(model)
         return model
 
@@ -141,6 +134,7 @@ class DistributedTrainer(Archive):
         **objects: Any,
     ) -> None:
         session = self.session
+        self.prepare_model(model)
         if criterion is not None:
             objects["grad_scaler"] = self.stepper(model, optimizer, criterion).scaler
         session.add_optimizer(model, optimizer, criterion, scheduler=scheduler, **objects)
@@ -165,6 +159,9 @@ class DistributedTrainer(Archive):
         resume_from_checkpoint: str | Path | None = None,
         val_loader: DataLoader[Any] | PreparedLoader | None = None,
         scheduler: Any = None,
+        *,
+        scheduler_every: str = "epoch",
+        callbacks: Sequence[object] = (),
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Train up to `num_epochs` epochs in all, counting those of earlier attempts.
@@ -174,38 +171,55 @@ class DistributedTrainer(Archive):
         "loss" among them. Those of `kwargs` that have a state_dict (a GradScaler, a schedule
         of every step) are saved and continued, too. Inside a run of dto the newest valid
         checkpoint is continued; elsewhere `resume_from_checkpoint="auto"` finds the last run's,
-        a path names one.
+        a path names one. `scheduler` steps after every epoch, or with `scheduler_every="step"`
+        after every step of the optimizer. For `callbacks` see `dto.Callback`.
 
         Returns "train_loss" and "epochs" (lists), "final_model_path", and with a `val_loader`
         "val_loss" and, for classes, "val_accuracy".
         """
-        if kwargs and train_step_fn is None:
-            raise UsageError(f"fit got {', '.join(kwargs)}, which only a train_step_fn can use")
-        this_fit, self._fits = self._fits, self._fits + 1
-        first_epoch = self._resume(model, optimizer, resume_from_checkpoint)
+        check_fit(self.session.recipe, train_step_fn, scheduler, scheduler_every, kwargs)
+        told = Callbacks(self, callbacks)
+        number, first_epoch = self._begin_fit(model, optimizer, resume_from_checkpoint)
         saved = self._saved_extra()
-        if this_fit < int(saved.get("fit", 0)):  # trained and done in an earlier attempt
-            return self._skip_fit(model, saved["histories"][this_fit])
+        if number < int(saved.get("fit", 0)):  # trained and done in an earlier attempt
+            return self._skip_fit(model, saved["histories"][number])
         loader = self.prepare_dataloader(train_loader)
         validation = self._validation_loader(val_loader)
         steps = criterion if train_step_fn is None else None
-        self._prepare(model, optimizer, scheduler, steps, **with_state(kwargs))
+        objects = with_state({**kwargs, **told.named()})
+        self._prepare(model, optimizer, scheduler, steps, **objects)
+        told.tell("on_fit_begin")
         self.session.restore()
-        history = self._begin_history(saved, this_fit)
+        self.session.after_step = after_step(told, scheduler, scheduler_every)
+        history = self._begin_history(saved, number)
         self.session.progress.total_steps = total_steps(loader, num_epochs)
         start = self.session.epoch if self.session.loaded is not None else first_epoch
         given = {"model": model, "optimizer": optimizer, "criterion": criterion, **kwargs}
         for epoch in range(start, num_epochs):
+            told.tell("on_epoch_begin", epoch)
+            if self._agree_to_stop():
+                break
             metrics = self._train(train_step_fn or train_epoch, loader, epoch, given)
             if validation is not None:
-                found = evaluate(self.session, model, validation, criterion)
-                metrics.update({f"val_{name}": value for name, value in found.items()})
-            if scheduler is not None:
+                metrics.update(self._validate(model, validation, criterion))
+            if scheduler is not None and scheduler_every == "epoch":
                 step_scheduler(scheduler, metrics)
-            self._end_epoch(history, metrics, epoch, num_epochs)
+            self._end_epoch(told, history, metrics, epoch, num_epochs)
         self.session.settle()
         history["final_model_path"] = self._save_final(model, optimizer, history)
+        told.tell("on_fit_end", history)
         return dict(history)
+
+    def _validation_loader(self, loader: Any) -> PreparedLoader | None:
+        if loader is None:
+            return None
+        return self.session.add_loader(loader, is_training=False, keeps_step=True)
+
+    def _validate(
+        self, model: nn.Module, loader: PreparedLoader, criterion: Criterion
+    ) -> dict[str, float]:
+        found = evaluate(self.session, model, loader, criterion)
+        return {f"val_{name}": value for name, value in found.items()}
 
     def _train(
         self, train: TrainStep, loader: PreparedLoader, epoch: int, given: dict[str, Any]
@@ -221,96 +235,6 @@ class DistributedTrainer(Archive):
             return {"train_loss": found["loss"]}
         everyones = session.transport.all_gather_object(float(found["loss"]))
         return {"train_loss": sum(everyones) / self.size}
-
-    def _end_epoch(
-        self, history: dict[str, Any], metrics: dict[str, float], epoch: int, num_epochs: int
-    ) -> None:
-        for name, value in metrics.items():
-            history.setdefault(name, []).append(value)
-        history["epochs"].append(epoch)
-        words = "  ".join(f"{name} {value:.6g}" for name, value in metrics.items())
-        self.log(f"epoch {epoch + 1}/{num_epochs}  {words}")
-        self.meter = Meter()
-        self.session.epoch, self.session.samples = epoch + 1, 0
-        is_due = self._is_due(epoch + 1, num_epochs)
-        if not (is_due or self.save_best_only):
-            return
-        metric = metrics.get("val_loss", metrics["train_loss"])
-        is_best = metric < self.best_metric
-        self.best_metric = min(metric, self.best_metric)
-        if is_due or is_best:
-            self.session.save(is_best)
-
-    def _is_due(self, done: int, num_epochs: int) -> bool:
-        if self.save_best_only:
-            return False
-        if self.checkpoint_interval > 0:
-            return done % self.checkpoint_interval == 0 or done == num_epochs
-        return self.session.settings.checkpoint_every is not None and done == num_epochs
-
-    # going on
-
-    def _resume(self, model: nn.Module, optimizer: Optimizer, path: str | Path | None) -> int:
-        """Find what to go on from; returns the first epoch, where only a `.pt` file tells it."""
-        session = self.session
-        is_later = self._fits > 1  # nothing newer than what this process has done itself
-        if session.loaded is not None or path is None or (is_later and str(path) == "auto"):
-            return 0
-        if str(path) != "auto" and Path(path).is_file():
-            epochs_done = load_legacy(Path(path), model, optimizer).epochs_done
-            self._scaled.add(optimizer)  # the rates in the file were scaled by whoever wrote it
-            return epochs_done
-        found = find_start(session.transport, session.settings, path)
-        if found is None or session.in_run and str(path) == "auto":
-            return 0
-        directory, only = found
-        store = next_attempt(session.transport, directory, session.settings.keep_last)
-        if not session.in_run:
-            session.keeper.store = store
-        session.look_for_checkpoint(store, only)
-        return 0
-
-    def _saved_extra(self) -> dict[str, Any]:
-        loaded = self.session.loaded
-        return dict(loaded.manifest.extra.get("trainer", {})) if loaded is not None else {}
-
-    def _skip_fit(self, model: nn.Module, history: dict[str, Any]) -> dict[str, Any]:
-        """A fit that an earlier attempt finished: only its model is still of use."""
-        self._histories.append(history)
-        path = history.get("final_model_path")
-        if path and Path(path).is_file():
-            load_final(Path(path), model)
-        else:
-            self.log(f"warning: the model of a finished fit is not at {path} any more")
-        return dict(history)
-
-    def _begin_history(self, saved: dict[str, Any], this_fit: int) -> dict[str, Any]:
-        history: dict[str, Any] = {"train_loss": [], "epochs": []}
-        if saved and this_fit == saved["fit"]:
-            history = saved["histories"][this_fit]
-            self.best_metric = saved["best_metric"]
-        elif self.session.loaded is None:
-            self.session.epoch = self.session.samples = 0
-        self._histories.append(history)
-        return history
-
-    def _extra(self) -> dict[str, Any]:
-        mine = {
-            "fit": max(0, len(self._histories) - 1),
-            "histories": self._histories,
-            "best_metric": self.best_metric,
-        }
-        return {"trainer": mine}
-
-    def _validation_loader(self, loader: Any) -> PreparedLoader | None:
-        if loader is None:
-            return None
-        return self.session.add_loader(loader, is_training=False, keeps_step=True)
-
-    def _save_final(self, model: nn.Module, optimizer: Optimizer, history: dict[str, Any]) -> Any:
-        metrics = {name: values[-1] for name, values in history.items() if values}
-        path = self.save_final_model_to_file(model, optimizer, metrics)
-        return self.session.transport.all_gather_object(path)[0]
 
 
 def create_distributed_trainer(**kwargs: Any) -> DistributedTrainer:
