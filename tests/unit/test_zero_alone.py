@@ -240,3 +240,20 @@ def test_the_output_of_a_unit_may_be_a_view_that_is_changed_in_place() -> None:
             optimizer.step()
     zero.unshard()
     assert all(map(torch.equal, model.parameters(), alone.parameters()))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_a_compiled_model_trains_alike() -> None:
+    model = Adder()
+    alone = copy.deepcopy(model)
+    theirs, mine = sgd(alone), sgd(model)
+    zero = dto.Zero(model, mine, units=["layers.*"])
+    compiled = torch.compile(model, backend="aot_eager")
+    for _ in range(2):
+        for net, optimizer in ((alone, theirs), (compiled, mine)):
+            optimizer.zero_grad()
+            net(torch.eye(3)).sum().backward()
+            optimizer.step()
+    zero.unshard()
+    for one, other in zip(model.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(one, other)

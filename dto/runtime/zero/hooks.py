@@ -16,7 +16,8 @@ class Hook:
 
     def __init__(self, module: nn.Module, act: Callable[..., Any]) -> None:
         self._module = weakref.ref(module)
-        self._act = act
+        # torch.compile works around it: what it does to parameters cannot be traced
+        self._act: Any = torch.compiler.disable(act)  # type: ignore[no-untyped-call]
 
     def __call__(self, module: nn.Module, *args: Any) -> Any:
         return self._act(*args) if module is self._module() else None
