@@ -65,29 +65,38 @@ def _bandwidths(seconds: Mapping[str, Mapping[str, list[float]]], world: int) ->
 def _beside_horovod(seconds: Mapping[str, Mapping[str, list[float]]]) -> list[Measure]:
     """Horovod has no send and receive: both use torch's Gloo group, set up beside its own."""
     _print_table(seconds, 2)
-    return [
-        ratio(
-            f"collectives.ring_2_ranks_{size}.seconds_over_horovod", rows["ring"], rows["horovod"]
-        )
-        for size, rows in seconds.items()
-    ]
+    measures = []
+    for size, rows in seconds.items():
+        where = f"2_ranks_{size}"
+        rates = [_size(size) / s / 1e9 for s in rows["horovod"]]
+        measures += [
+            summary(f"collectives.horovod_{where}.busbw", "GB/s", rates),
+            ratio(
+                f"collectives.ring_{where}.seconds_over_horovod", rows["ring"], rows["horovod"]
+            ),
+        ]
+    return measures
 
 
 def _print_table(seconds: Mapping[str, Mapping[str, list[float]]], world: int) -> None:
-    """The columns of nccl-tests, for people; to stderr, since stdout may be JSON."""
+    """The columns of nccl-tests, for people; to stderr, since stdout may be JSON.
+
+    Loopback is the limit of TCP: what one rank sends to the next while all do.
+    """
     print(f"# {world} ranks, all_reduce, in place, median of the blocks", file=sys.stderr)
     head = f"{'size':>12} {'count':>10} {'type':>6} {'redop':>6} {'algorithm':>17}"
     print(f"{head} {'time':>10} {'algbw':>7} {'busbw':>7}", file=sys.stderr)
     print(f"{'(B)':>12} {'(elements)':>10} {'':>31} {'(us)':>10} (GB/s)  (GB/s)", file=sys.stderr)
     for size, rows in seconds.items():
         for name, samples in rows.items():
-            if name in ("again", "loopback"):
+            if name == "again":
                 continue
             nbytes, median = _size(size), sorted(samples)[len(samples) // 2]
             rate = nbytes / median / 1e9
+            factor = 1.0 if name == "loopback" else 2 * (world - 1) / world
             print(
                 f"{nbytes:>12} {nbytes // 4:>10} {'float':>6} {'sum':>6} {name:>17}"
-                f" {median * 1e6:>10.1f} {rate:>7.2f} {rate * 2 * (world - 1) / world:>7.2f}",
+                f" {median * 1e6:>10.1f} {rate:>7.2f} {rate * factor:>7.2f}",
                 file=sys.stderr,
             )
 
