@@ -36,10 +36,10 @@ def ddp(workload: Workload, transport: Transport) -> dict[str, Case]:
         wrapped = nn.parallel.DistributedDataParallel(model)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
         peer = _by_hand(workload, wrapped, optimizer, transport)
-    return {"dto": _by_trainer(workload, transport), "peer": peer, "again": peer}
+    return {"dto": by_trainer(workload, transport), "peer": peer, "again": peer}
 
 
-def _by_trainer(workload: Workload, transport: Transport) -> Case:
+def by_trainer(workload: Workload, transport: Transport) -> Case:
     """What `fit` does for each step, without its validation and final model."""
     import dto
     from dto.runtime.epochs import Meter, train_epoch
