@@ -158,7 +158,13 @@ class Spread:
             self._data.set_weight(own, total)
 
     def no_sync(self) -> contextlib.AbstractContextManager[None]:
-        return self._data.no_sync() if self._data is not None else contextlib.nullcontext()
+        if self._data is None:
+            return contextlib.nullcontext()
+        if self.pipeline is not None and self.layout.zero_stage:
+            zero: Any = self._data  # stages still add up the gradients of weights they share
+            outside: contextlib.AbstractContextManager[None] = zero.no_sync(leaves_gradients=True)
+            return outside
+        return self._data.no_sync()
 
     def synchronise(self) -> None:
         if self._data is not None:

@@ -60,6 +60,7 @@ class Engine:
         stepped = (item for u in self.units for block in u.blocks for item in block.stepped())
         repoint(optimizer, stepped, {plain(name): p for name, p in self._params.items()})
         self.is_synchronised, self.weight, self._is_whole = True, 1.0, False
+        self.leaves_gradients = False
         self._is_running, self._is_agreed = False, len(plans) == 1
         self._seen: list[int] = []
         self._used: tuple[torch.Tensor, int] | None = None
@@ -164,7 +165,8 @@ class Engine:
             return
         if self._gathering is not None and not self._is_whole:
             self._gathering.free_done(unit)
-        self._reducer.advance(self.weight, self._sends)
+        if not self.leaves_gradients:
+            self._reducer.advance(self.weight, self._sends)
 
     @property
     def _sends(self) -> bool:
@@ -172,6 +174,9 @@ class Engine:
         return self.is_synchronised or self._memory.stage > 1
 
     def _finish(self) -> None:
+        if self.leaves_gradients:
+            self._reset()
+            return
         self._reducer.finish(self.weight, self._sends)
         if self.is_synchronised:
             self._complete()
@@ -184,6 +189,8 @@ class Engine:
 
     def synchronise(self) -> None:
         """Average what backward passes inside `no_sync` have left."""
+        if self._memory.stage == 1:
+            self._reducer.take_left(self.weight)
         self._reducer.send_own()
         self._complete()
 

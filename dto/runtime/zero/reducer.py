@@ -34,6 +34,11 @@ class Reducer:
             unit.missing = 0
         self.advance(weight, sends)
 
+    def take_left(self, weight: float) -> None:
+        """Take gradients that backward has left in the parameters."""
+        for unit in self._units:
+            unit.take_gradients(weight)
+
     def send_own(self) -> None:
         """Send what was kept."""
         for unit in self._units:

@@ -52,6 +52,7 @@ class TorchEngine:
         self._model, self._optimizer, self._transport = model, optimizer, transport
         self._controls, self._memory = controls, memory
         self.weight, self.is_synchronised = 1.0, True
+        self.leaves_gradients = True  # as torch's DDP does
         self._is_running, self._is_whole = False, False
         names = {id(param): name for name, param in model.named_parameters()}
         groups = group_numbers(model, optimizer)

@@ -111,13 +111,19 @@ class Zero:
         self._engine.weight = own * self.transport.size / total if total else 0.0
 
     @contextlib.contextmanager
-    def no_sync(self) -> Iterator[None]:
-        """Let gradients accumulate; the next backward outside completes them."""
-        before, self._engine.is_synchronised = self._engine.is_synchronised, False
+    def no_sync(self, leaves_gradients: bool = False) -> Iterator[None]:
+        """Let gradients accumulate; the next backward outside completes them.
+
+        In stage 1 `leaves_gradients` has them stay in the parameters until `synchronise`, since
+        others add to them: a pipeline those of weights that its stages share.
+        """
+        engine = self._engine
+        before, engine.is_synchronised = engine.is_synchronised, False
+        engine.leaves_gradients = leaves_gradients
         try:
             yield
         finally:
-            self._engine.is_synchronised = before
+            engine.is_synchronised, engine.leaves_gradients = before, False
 
     def synchronise(self) -> None:
         """Average what backward passes inside `no_sync` have left; all ranks call it."""
