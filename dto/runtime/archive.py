@@ -129,7 +129,13 @@ class Archive(Place):
         subject = self.session.subject
         if subject is None or subject.cut is None or subject.optimizer is not optimizer:
             return None
-        return gather_parts(self.session.transport, subject.cut)
+        weights, state = gather_parts(self.session.transport, subject.cut)
+        first: dict[int, str] = {}
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            shared = first.setdefault(id(parameter), name)
+            if shared in weights:  # a weight in two places has two names in a state_dict
+                weights[name] = weights[shared]
+        return weights, state
 
     def load_final_model(self, model_path: str | Path, model: nn.Module) -> dict[str, Any]:
         """Load what `save_final_model_to_file` wrote; returns its metrics and the rest."""
