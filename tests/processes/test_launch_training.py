@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.helpers import EXAMPLES, REPOSITORY
+
+pytestmark = pytest.mark.timeout(240)
 
 SCRIPT = REPOSITORY / "scripts" / "launch_training.sh"
 TINY = f"""\
@@ -22,15 +25,19 @@ model_options: {{context: 16, width: 16, heads: 2}}
 """
 
 
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+
+
 def launch(*arguments: str | Path, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [SCRIPT, *map(str, arguments)],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+        env=environment(),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=200,
     )
     assert done.returncode == code, done.stdout + done.stderr
     return done
@@ -72,9 +79,31 @@ TRAININGS = {
 }
 
 
+def losses(text: str) -> list[float]:
+    """The mean loss of the first epoch and of the last."""
+    found = re.search(r"loss (\d+\.\d+) to (\d+\.\d+)", text)
+    assert found, text
+    return [float(found[1]), float(found[2])]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    """Losses of one process that was started by hand, with the same global batch."""
+    folder = tmp_path_factory.mktemp("alone")
+    (folder / "c.yaml").write_text(TINY)
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "train.py", "--config", "c.yaml", "--batch-size", "16"],
+        cwd=folder, env=environment(), capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return losses(done.stdout)
+
+
 @pytest.mark.process
 @pytest.mark.parametrize("settings", TRAININGS)
-def test_each_setting_trains_and_its_reason_is_logged(settings: str, tmp_path: Path) -> None:
+def test_each_setting_trains_like_one_process_and_says_why(
+    settings: str, alone: list[float], tmp_path: Path
+) -> None:
     ranks, pipeline, zero, pattern, sharding = settings.split()
     config = tmp_path / "my config.yaml"
     config.write_text(
@@ -84,8 +113,8 @@ def test_each_setting_trains_and_its_reason_is_logged(settings: str, tmp_path: P
     text = launch("--config", config.name, cwd=tmp_path).stdout
     for words in TRAININGS[settings]:
         assert words in text
-    found = re.search(r"loss (\d+\.\d+) to (\d+\.\d+)", text)
-    assert found and float(found[2]) < float(found[1])
+    first, last = losses(text)
+    assert last < first and [first, last] == pytest.approx(alone, abs=2e-3)
     assert "\n[1]" not in text  # rank 0 alone speaks
 
 
