@@ -2,6 +2,7 @@
 
 python examples/tiny_gpt.py                    # one process
 dto run -n 2 examples/tiny_gpt.py --epochs 3   # two, the same global batch
+dto run -n 4 examples/tiny_gpt.py --strategy zero1 --mesh dp=2,pp=2   # cut, too
 """
 
 from __future__ import annotations
@@ -146,7 +147,18 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--text-bytes", type=int, help="use only the beginning of the text")
     parser.add_argument("--checkpoint-every", default="200steps")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--strategy", default="ddp", help="ddp, zero1 to zero3, pipeline, ...")
+    parser.add_argument("--mesh", type=mesh, metavar="dp=2,pp=2", help="sizes of dp, pp and tp")
+    parser.add_argument("--precision", default="fp32", help="fp32, bf16 or fp16")
     return parser.parse_args()
+
+
+def mesh(text: str) -> dict[str, int]:
+    """ "dp=2,pp=2" as DistributedTrainer wants it."""
+    try:
+        return {axis: int(size) for axis, size in (one.split("=") for one in text.split(","))}
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like dp=2,pp=2") from None
 
 
 def main() -> None:
@@ -157,12 +169,16 @@ def main() -> None:
         global_batch_size=options.batch_size,
         checkpoint_every=options.checkpoint_every,
         seed=options.seed,
+        strategy=options.strategy,
+        mesh=options.mesh,
+        precision=options.precision,
     )
+    has_stages = trainer.session.layout.mesh.pp > 1  # which a small last batch may not fill
     train, held_out = load_text(options.context, options.text_bytes)
     model = TinyGPT(options.context, options.width, options.heads, options.layers)
     history = trainer.fit(
         model,
-        DataLoader(train, batch_size=options.batch_size, shuffle=True),
+        DataLoader(train, batch_size=options.batch_size, shuffle=True, drop_last=has_stages),
         torch.optim.AdamW(model.parameters(), lr=options.lr),
         nn.CrossEntropyLoss(),
         options.epochs,
@@ -173,6 +189,9 @@ def main() -> None:
         loss = history["val_loss"][-1]
         print(f"loss {history['train_loss'][-1]:.6f}")
         print(f"held-out loss {loss:.4f} ({loss / math.log(2):.3f} bits per byte)")
+        if options.strategy != "ddp" or options.mesh:  # this rank has only a part of it
+            model = TinyGPT(options.context, options.width, options.heads, options.layers)
+            trainer.load_final_model(history["final_model_path"], model)
         print(f"--- it writes ---\n{model.write('The ', 200, options.seed)}")
 
 
