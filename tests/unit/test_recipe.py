@@ -46,7 +46,7 @@ def test_an_unknown_option_is_refused_with_those_there_are() -> None:
     ("options", "world", "words"),
     [
         ({"strategy": "zero3", "communication": "ring"}, 2, "zero3 has none; leave it out"),
-        ({"strategy": "pipeline", "precision": "fp16"}, 2, "a pipeline has no gradient scaler"),
+        ({"strategy": "pipeline", "precision": "fp16"}, 2, "pipeline has no gradient scaler"),
         ({"strategy": "pipeline", "accumulation_steps": 2}, 2, "say micro_batches=N in place of"),
         ({"strategy": "ps", "implementation": "torch"}, 2, "torch has no parameter server"),
         ({"strategy": "zero3", "compile": True}, 2, "torch.compile does not go with zero3"),
