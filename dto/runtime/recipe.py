@@ -28,7 +28,8 @@ class Recipe:
     implementation: str = "dto"
     """"torch": torch's own DDP, fully_shard, pipelining and DTensor (`backend="torch"`)."""
     accumulation_steps: int = 1
-    """Each rank cuts its part of the global batch into so many pieces, one after another."""
+    """Each rank cuts its part of the global batch into so many pieces, one after another. In a
+    pipeline the micro-batches are these pieces, whatever is said here."""
     micro_batches: int | None = None
     """Of a pipeline; twice the stages if not given."""
     schedule: str = "1f1b"
@@ -133,10 +134,6 @@ class Recipe:
             not is_server and (self.server_mode, self.servers) != ("synchronous", 1),
             f"server_mode, staleness and servers are a parameter server's: {found.name} has none;"
             " use strategy='ps'",
-        )
-        yield (
-            self.accumulation_steps > 1 and is_cut,
-            "a pipeline cuts batches itself: say micro_batches=N in place of accumulation_steps",
         )
         yield (
             self.implementation == "torch" and is_server,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,17 +15,8 @@ from dto.errors import UsageError
 from dto.runtime.recipe import PRECISIONS, Recipe
 from dto.runtime.session import Session
 
+log = logging.getLogger(__name__)
 Criterion = Callable[[Any, Any], torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a batch came to on this rank."""
-
-    loss: torch.Tensor
-    """The mean over this rank's samples."""
-    correct: float | None = None
-    """The share of samples whose class was found; None where targets are not classes."""
 
 
 class Stepper:
@@ -38,6 +29,9 @@ class Stepper:
         self._model, self._optimizer, self._criterion = model, optimizer, criterion
         self.scaler = make_scaler(self.recipe, session.device)
         """Saved with the checkpoint; None unless the precision is fp16."""
+        is_told = self.recipe.accumulation_steps > 1 and session.layout.mesh.pp > 1
+        if is_told and session.world.is_master:
+            log.warning("a pipeline cuts batches by micro_batches: accumulation_steps does nothing")
 
     def is_for(self, model: nn.Module, criterion: Criterion) -> bool:
         return self._model is model and self._criterion is criterion

@@ -66,7 +66,11 @@ def spread(cases: list[tuple[str, int, Options]]) -> list[Any]:
         (backend, world, {**case, **numbers})
         for backend, world, case in cases
         for numbers in (NUMBERS if IS_FULL else [next(turns)])
+        if not (IS_FULL and "micro_batches" in case and numbers["accumulation_steps"] > 1)
     ]
+    for _, _, case in chosen:
+        if "micro_batches" in case:  # which cut the batch already
+            case["accumulation_steps"] = 1
     return [pytest.param(*case, id=name(*case), marks=marks(case[0])) for case in chosen]
 
 
@@ -110,7 +114,10 @@ def test_training_equals_one_process(
     assert found["losses"][1] < found["losses"][0]
 
 
-@pytest.mark.parametrize("case", [*DATA, *LAYERS, GRIDS[3], GRIDS[6]], ids=str)
+REPEATED = [*DATA, *LAYERS, *GRIDS] if IS_FULL else [DATA[0], DATA[4], LAYERS[1], GRIDS[3]]
+
+
+@pytest.mark.parametrize("case", REPEATED, ids=str)
 def test_a_run_repeats_bit_by_bit(case: Options, tmp_path: Path) -> None:
     numbers = {"optimizer": "adamw", "dtype": "float32", "clip_grad_norm": 0.5}
     runs = [train("gloo", 4, {**case, **numbers}, tmp_path / str(n)) for n in range(2)]

@@ -9,7 +9,7 @@ import pytest
 
 from tests.processes.pool import pool
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(110)]
+pytestmark = [pytest.mark.process, pytest.mark.ranks, pytest.mark.timeout(110)]
 
 RECIPES: list[dict[str, Any]] = [
     {},

@@ -47,7 +47,6 @@ def test_an_unknown_option_is_refused_with_those_there_are() -> None:
     [
         ({"strategy": "zero3", "communication": "ring"}, 2, "zero3 has none; leave it out"),
         ({"strategy": "pipeline", "precision": "fp16"}, 2, "pipeline has no gradient scaler"),
-        ({"strategy": "pipeline", "accumulation_steps": 2}, 2, "say micro_batches=N in place of"),
         ({"strategy": "ps", "implementation": "torch"}, 2, "torch has no parameter server"),
         ({"strategy": "zero3", "compile": True}, 2, "torch.compile does not go with zero3"),
         ({"strategy": "pipeline", "compile": {}}, 2, "does not go with ddp.pipeline"),
