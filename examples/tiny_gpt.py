@@ -185,14 +185,12 @@ def main() -> None:
         resume_from_checkpoint="auto",
         val_loader=DataLoader(held_out, batch_size=options.batch_size),
     )
-    if trainer.is_master():
-        loss = history["val_loss"][-1]
-        print(f"loss {history['train_loss'][-1]:.6f}")
-        print(f"held-out loss {loss:.4f} ({loss / math.log(2):.3f} bits per byte)")
-        if options.strategy != "ddp" or options.mesh:  # this rank has only a part of it
-            model = TinyGPT(options.context, options.width, options.heads, options.layers)
-            trainer.load_final_model(history["final_model_path"], model)
-        print(f"--- it writes ---\n{model.write('The ', 200, options.seed)}")
+    with trainer.whole():  # a rank may hold a part of the model only
+        if trainer.is_master():
+            loss = history["val_loss"][-1]
+            print(f"loss {history['train_loss'][-1]:.6f}")
+            print(f"held-out loss {loss:.4f} ({loss / math.log(2):.3f} bits per byte)")
+            print(f"--- it writes ---\n{model.write('The ', 200, options.seed)}")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from dto.checkpoint.generators import capture_generators
 from dto.checkpoint.legacy import load_legacy
 from dto.checkpoint.state import restore
 from dto.checkpoint.store import Commit, Store
+from dto.checkpoint.torch_file import plain_name
 from dto.errors import DtoError, UsageError
 from dto.runtime.keeper import Subject
 from dto.runtime.place import Place
@@ -132,9 +133,9 @@ class Archive(Place):
         weights, state = gather_parts(self.session.transport, subject.cut)
         first: dict[int, str] = {}
         for name, parameter in model.named_parameters(remove_duplicate=False):
-            shared = first.setdefault(id(parameter), name)
+            shared = first.setdefault(id(parameter), plain_name(name))
             if shared in weights:  # a weight in two places has two names in a state_dict
-                weights[name] = weights[shared]
+                weights[plain_name(name)] = weights[shared]
         return weights, state
 
     def load_final_model(self, model_path: str | Path, model: nn.Module) -> dict[str, Any]:

@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from examples.tiny_gpt import TinyGPT
 from tests.helpers import EXAMPLES, REPOSITORY
 
 pytestmark = pytest.mark.timeout(240)
@@ -115,6 +117,9 @@ def test_each_setting_trains_like_one_process_and_says_why(
         assert words in text
     first, last = losses(text)
     assert last < first and [first, last] == pytest.approx(alone, abs=2e-3)
+    [final] = tmp_path.glob("runs/*/final_model_*.pt")
+    weights = torch.load(final, weights_only=True)["model_state_dict"]
+    TinyGPT(context=16, width=16, heads=2, layers=4).load_state_dict(weights)  # tied ones, too
     assert "\n[1]" not in text  # rank 0 alone speaks
 
 
