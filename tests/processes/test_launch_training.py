@@ -14,7 +14,7 @@ import torch
 from examples.tiny_gpt import TinyGPT
 from tests.helpers import EXAMPLES, REPOSITORY
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.process, pytest.mark.ranks, pytest.mark.timeout(240)]
 
 SCRIPT = REPOSITORY / "scripts" / "launch_training.sh"
 TINY = f"""\
