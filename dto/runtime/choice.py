@@ -54,6 +54,8 @@ def choose(config: ConfigFile, world: int, has_gpus: bool) -> Choice:
             f"batch_size is {config.batch_size}, too little for the {micro_batches} micro-batches"
             " of a pipeline: make it larger, or micro_batches fewer"
         )
+    if stages > 1 and config.accumulation_steps > 1:
+        raise ConfigError("a pipeline cuts batches by micro_batches: leave accumulation_steps out")
     strategy, zero = _zero(config, mesh)
     device, place = _device(world, stages, has_gpus)
     communication, pattern = _communication(config, strategy, mesh["dp"], device)

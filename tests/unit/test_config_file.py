@@ -150,6 +150,7 @@ def test_settings_become_a_legal_strategy_on_a_mesh(
         ({"pipeline_parallelism": 3}, "3, which does not divide 4 ranks"),
         ({"zero_redundancy": 2, "pipeline_parallelism": True}, "does not go with pipeline"),
         ({"tensor_parallelism": 3}, "cannot be shared out"),
+        ({"accumulation_steps": 2, "pipeline_parallelism": True}, "leave accumulation_steps out"),
         ({"batch_size": 3, "pipeline_parallelism": True}, "too little for the 4 micro-batches"),
         ({"tensor_parallelism": 8, "pipeline_parallelism": True}, "cannot be shared out"),
     ],
