@@ -21,7 +21,8 @@ class Line:
     """A rank that skips a unit still takes part in its gathering, or the others would wait.
 
     At most two are under way, so that the number of messages at once does not depend on what a
-    rank uses.
+    rank uses. Where gathered parameters and reduced gradients go through one queue (NCCL,
+    Horovod), ranks must use the same units; and so they must where a unit is used twice.
     """
 
     def __init__(self, units: Sequence[Gatherable]) -> None:
