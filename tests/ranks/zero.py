@@ -135,3 +135,11 @@ def matrix(transport: Transport, backend: str = "dto", stages: tuple[int, ...] =
             train(zero, micro)
             found[f"{kind} {str(dtype)[-2:]} {micro} {stage}"] = error(zero, alone)
     return found
+
+
+STAGES = (1, 2, 3)
+
+
+def wrap(transport: Transport, model: Net, stage: int = 3, **options: Any) -> dto.Zero:
+    options = {"units": UNITS, **options}
+    return dto.Zero(model, grouped(model), stage, transport=transport, **options)
