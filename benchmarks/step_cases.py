@@ -85,12 +85,17 @@ def _by_hand(workload: Workload, model: nn.Module, optimizer: Any, transport: Tr
 
 
 def zero3(workload: Workload, transport: Transport) -> dict[str, Case]:
-    """Parameters, gradients and optimizer state cut up: beside fully_shard, by block and root."""
+    """Parameters, gradients and optimizer state cut up: beside fully_shard, by block and root.
+
+    Both gather the same blocks; by itself dto would take models this small as one.
+    """
     import dto
 
     ours = workload.build()
     optimizer = torch.optim.AdamW(ours.parameters(), lr=1e-3)
-    dto.Zero(ours, optimizer, stage=3, transport=transport)
+    blocks = {id(block) for block in workload.blocks(ours) if list(block.parameters())}
+    units = [name for name, module in ours.named_modules() if id(module) in blocks]
+    dto.Zero(ours, optimizer, stage=3, transport=transport, units=units)
     model = sharded_by_torch(workload, workload.build())
     peer = _repeated(workload, model, torch.optim.AdamW(model.parameters(), lr=1e-3), transport)
     return {"dto": _repeated(workload, ours, optimizer, transport), "peer": peer, "again": peer}
