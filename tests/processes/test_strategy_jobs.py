@@ -41,10 +41,10 @@ def criterion(outputs, targets):
 trainer = DistributedTrainer(auto_scale_lr=False, verbose=False, global_batch_size=12, **options)
 model = Net(torch.float64)
 loader = DataLoader(data(torch.float64), batch_size=12, shuffle=False)
-done = trainer.fit(model, loader, optimizer_for("adamw", model), criterion, 4)
+done = trainer.fit(model, loader, optimizer_for("adamw", model), criterion, 3)
 if trainer.is_master():
     final = torch.load(done["final_model_path"], weights_only=True)["model_state_dict"]
-    wanted = alone("adamw", torch.float64, 4, None, 113)
+    wanted = alone("adamw", torch.float64, 3, None, 113)
     print("distance", max(float((final[n] - wanted[n]).abs().max()) for n in wanted))
 """
 
@@ -54,7 +54,7 @@ def job(root: Path, options: dict[str, object], fatal_step: int, pace: float) ->
     return make_run(root, SCRIPT, args=arguments)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "zero1", "zero3", "pipeline", "tensor", "ps"])
+@pytest.mark.parametrize("strategy", ["zero3", "pipeline", "tensor", "ps"])
 def test_a_killed_rank_is_the_culprit_and_the_others_are_victims(
     tmp_path: Path, strategy: str
 ) -> None:
