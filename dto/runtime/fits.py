@@ -50,6 +50,19 @@ def check_fit(
         )
 
 
+def check_batches(session: Session, smallest: int | None) -> None:
+    """Raise ConfigError before training where an epoch's last batch could not fill a pipeline."""
+    if session.pipeline is None or smallest is None:
+        return
+    own, pieces = smallest // session.layout.mesh.dp, session.pipeline.micro_batches
+    if own < pieces:
+        raise ConfigError(
+            f"an epoch's smallest batch has {smallest} samples, {own} for each of"
+            f" {session.layout.mesh.dp} pipelines, which cut it into {pieces} micro-batches: use a"
+            " DataLoader with drop_last=True, a larger batch, or fewer micro_batches"
+        )
+
+
 def after_step(
     told: Callbacks, scheduler: Any, scheduler_every: str
 ) -> Callable[[int, float | torch.Tensor | None], None]:

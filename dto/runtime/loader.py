@@ -90,6 +90,16 @@ class PreparedLoader:
             return total // self.global_batch - self._behind
         return -(-total // self.global_batch) - self._behind
 
+    def smallest_batch(self) -> int | None:
+        """Samples of an epoch's smallest global batch; None where that is not known before."""
+        if self._has_own_batches:
+            return None
+        try:
+            rest = self._total_samples() % self.global_batch
+        except TypeError:  # a stream without a length
+            return None
+        return rest if rest and not self.original.drop_last else self.global_batch
+
     def __iter__(self) -> Iterator[Any]:
         epoch = self._next_epoch
         self._next_epoch += 1

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from dto.checkpoint.generators import restore_generators
 from dto.checkpoint.store import Store
-from dto.errors import WorldError
+from dto.errors import ConfigError, WorldError
 from dto.runtime.agreement import Agreement
 from dto.runtime.data import Size
 from dto.runtime.data_parallel import DataParallel
@@ -127,6 +127,8 @@ class Session:
         if self.subject is not None and self.subject.optimizer is optimizer:
             self.subject.objects = known
             return
+        if self.spread is not None and self.spread.model is model:
+            raise ConfigError(f"{self.layout.name} has spread this model: keep its first optimizer")
         optimizer.register_step_post_hook(self._stepped)
         cut = None
         if not self.recipe.is_plain(self.layout):

@@ -51,7 +51,7 @@ class Spread:
         criterion: Callable[..., torch.Tensor] | None,
     ) -> None:
         self.layout, self._transport = layout, transport
-        self.optimizer = optimizer
+        self.model, self.optimizer = model, optimizer
         values = [*model.parameters(), *model.buffers()]
         broadcast_all(transport, [value.detach() for value in values])
         self._tensor = self._split_layers(model, recipe)

@@ -24,7 +24,7 @@ from dto.runtime.epochs import (
     train_epoch,
     with_state,
 )
-from dto.runtime.fits import Fits, TrainStep, after_step, check_fit
+from dto.runtime.fits import Fits, TrainStep, after_step, check_batches, check_fit
 from dto.runtime.forward import arrange_forward
 from dto.runtime.loader import PreparedLoader, units_per_batch
 from dto.runtime.recipe import recipe_of
@@ -188,6 +188,7 @@ class DistributedTrainer(Fits):
         steps = criterion if train_step_fn is None else None
         objects = with_state({**kwargs, **told.named()})
         self._prepare(model, optimizer, scheduler, steps, **objects)
+        check_batches(self.session, loader.smallest_batch())
         told.tell("on_fit_begin")
         self.session.restore()
         self.session.after_step = after_step(told, scheduler, scheduler_every)
