@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -49,13 +50,19 @@ class Archive(Place):
         directory = self.checkpoint_dir
         return directory.parent.name if directory.name == "checkpoints" else directory.name
 
-    def whole(self) -> AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[None]:
         """Inside, the model that was prepared is complete on every rank, to be called or saved.
 
         All ranks enter together; then each may do as it likes. What one changes there is not kept.
         """
         parallel = self.session.parallel
-        return parallel.whole() if parallel is not None else nullcontext()
+        with contextlib.ExitStack() as stack:
+            if parallel is not None:
+                stack.enter_context(parallel.whole())
+            if self.session.recipe.compiles:  # for parts; what is whole has other shapes
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            yield
 
     def save_checkpoint(
         self,

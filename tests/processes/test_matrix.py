@@ -85,7 +85,9 @@ def marks(backend: str) -> list[pytest.MarkDecorator]:
 
 
 WORLDS = [(world, case) for case in DATA + LAYERS for world in (1, 2, 3, 4)]
+COMPILED = {"strategy": "tensor", "compile": {"backend": "aot_eager"}}
 CASES = [
+    ("gloo", 2, COMPILED),
     *(("gloo", world, case) for world, case in WORLDS),
     *(("gloo", 4, case) for case in GRIDS),
     *(
