@@ -125,14 +125,16 @@ def _token(seconds: float) -> str:
     [
         ({}, "no Nebius credentials: set NEBIUS_IAM_TOKEN, or NB_SA_ID"),
         ({"NB_SA_ID": "serviceaccount-1"}, "NB_AUTHKEY_PUBLIC_ID, NB_AUTHKEY_PRIVATE_PATH not set"),
-        ({"NEBIUS_IAM_TOKEN": _token(-60)}, "NEBIUS_IAM_TOKEN has expired"),
-        ({"NEBIUS_IAM_TOKEN": _token(600)}, "NEBIUS_IAM_TOKEN expires in "),
+        ({"NEBIUS_IAM_TOKEN": -60}, "NEBIUS_IAM_TOKEN has expired"),
+        ({"NEBIUS_IAM_TOKEN": 600}, "NEBIUS_IAM_TOKEN expires in "),
     ],
 )
 def test_nebius_without_usable_credentials_is_refused(
-    tmp_path: Path, given: dict[str, str], told: str
+    tmp_path: Path, given: dict[str, str | int], told: str
 ) -> None:
-    operator = Operator(tmp_path, "http://127.0.0.1:9", **given)
+    """A number is a token that expires in so many seconds from now."""
+    known = {n: _token(value) if isinstance(value, int) else value for n, value in given.items()}
+    operator = Operator(tmp_path, "http://127.0.0.1:9", **known)
     operator.make_root(NEBIUS_ROOT)
     done = operator.type("plan")
     assert done.returncode == 5, done.stderr
