@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
 import re
 from pathlib import Path
@@ -12,12 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.ranks import run_ranks
+from benchmarks.ranks import answer, run_ranks
 from benchmarks.report import Measure, ratio, summary
-from benchmarks.step_cases import is_master, sharded_by_torch
+from benchmarks.step_cases import sharded_by_torch
 from benchmarks.workloads import Workload, gpt, texts
-from dto.runtime.transport import Transport, open_transport
-from dto.runtime.world import read_world
+from dto.runtime.transport import Transport
 
 _MIB = 1 << 20
 _KINDS = ("parameters", "gradients", "optimizer")
@@ -173,15 +171,10 @@ def highest_mib() -> float:
     return int(found[1]) / 1024
 
 
-def rank_main() -> None:
-    transport = open_transport("auto", read_world(os.environ), torch.device("cpu"), os.environ)
+def _measure(transport: Transport) -> Any:
     side = os.environ["BENCH_SIDE"]
-    told = _count(transport) if side == "count" else _peak(side, transport)
-    if is_master():
-        print(json.dumps(told), flush=True)
-    transport.barrier()
-    transport.close()
+    return _count(transport) if side == "count" else _peak(side, transport)
 
 
 if __name__ == "__main__":
-    rank_main()
+    answer(_measure)

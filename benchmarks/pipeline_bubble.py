@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from typing import Any
@@ -10,11 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.ranks import run_ranks
+from benchmarks.ranks import answer, run_ranks
 from benchmarks.report import Measure, summary
-from benchmarks.step_cases import is_master
-from dto.runtime.transport import Transport, open_transport
-from dto.runtime.world import read_world
+from dto.runtime.transport import Transport
 
 _FORWARD, _BACKWARD = 0.01, 0.02
 """Seconds that a stage sleeps for a micro-batch instead of computing: one core carries four."""
@@ -91,8 +88,7 @@ def _shares(transport: Transport, schedule: str, micro_batches: int, steps: int)
     return found
 
 
-def rank_main() -> None:
-    transport = open_transport("auto", read_world(os.environ), torch.device("cpu"), os.environ)
+def _measure(transport: Transport) -> dict[str, list[float]]:
     told: dict[str, list[float]] = {}
     for stages, micro_batches in _MANY:
         part = transport.split([list(range(stages)), *([r] for r in range(stages, 4))])
@@ -101,11 +97,8 @@ def rank_main() -> None:
             if transport.rank < stages:
                 told[name] = _shares(part, schedule, micro_batches, int(os.environ["BENCH_STEPS"]))
             transport.barrier()
-    if is_master():
-        print(json.dumps(told), flush=True)
-    transport.barrier()
-    transport.close()
+    return told
 
 
 if __name__ == "__main__":
-    rank_main()
+    answer(_measure)

@@ -7,8 +7,11 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dto.runtime.transport import Transport
 
 _SECONDS = 600
 
@@ -45,6 +48,20 @@ def run_ranks(
     if any(process.returncode for process in ranks):
         raise RuntimeError(f"a rank of {benchmark} ({backend}) failed: see its output above")
     return json.loads(outputs[0].splitlines()[-1])
+
+
+def answer(measure: Callable[[Transport], Any]) -> None:
+    """As a rank that `run_ranks` started: measure, print what rank 0 found, leave together."""
+    import torch
+
+    from dto.runtime.transport import join_world
+
+    transport = join_world(torch.device("cpu"))
+    told = measure(transport)
+    if transport.rank == 0:
+        print(json.dumps(told), flush=True)
+    transport.barrier()
+    transport.close()
 
 
 def has_horovod() -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import time
@@ -13,12 +12,10 @@ import torch
 from torch import nn
 
 from benchmarks.memory import highest_mib
-from benchmarks.ranks import run_ranks
+from benchmarks.ranks import answer, run_ranks
 from benchmarks.report import Measure, summary
-from benchmarks.step_cases import is_master
 from benchmarks.workloads import gpt, texts
-from dto.runtime.transport import Transport, open_transport
-from dto.runtime.world import read_world
+from dto.runtime.transport import Transport
 
 _RANKS, _BATCH = 2, 8
 Step = Callable[[torch.Tensor, torch.Tensor], None]
@@ -141,15 +138,10 @@ def _rates(transport: Transport) -> dict[str, list[float]]:
     return rows
 
 
-def rank_main() -> None:
-    transport = open_transport("auto", read_world(os.environ), torch.device("cpu"), os.environ)
+def _measure(transport: Transport) -> Any:
     name = os.environ["BENCH_CASE"]
-    told = _rates(transport) if name == "all" else _peaks(name, transport)
-    if is_master():
-        print(json.dumps(told), flush=True)
-    transport.barrier()
-    transport.close()
+    return _rates(transport) if name == "all" else _peaks(name, transport)
 
 
 if __name__ == "__main__":
-    rank_main()
+    answer(_measure)

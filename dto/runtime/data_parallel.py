@@ -10,7 +10,6 @@ How gradients travel is in averaging.py, how they are packed in buckets.py.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +24,8 @@ from dto.runtime.model_hook import ModelHook
 from dto.runtime.owners import no_sync, set_owner
 from dto.runtime.riders import Riders
 from dto.runtime.sameness import describe_model, require_same
-from dto.runtime.transport import Transport, broadcast_all, open_transport
+from dto.runtime.transport import Transport, broadcast_all, join_world
 from dto.runtime.watch import Watch
-from dto.runtime.world import read_world
 
 if TYPE_CHECKING:
     from dto.runtime.torch_averaging import TorchAveraging
@@ -73,7 +71,7 @@ class DataParallel:
         device = require_trainable(model)
         self.model = model
         self._is_owner = transport is None
-        self.transport = _join(device) if transport is None else transport
+        self.transport = join_world(device) if transport is None else transport
         self.weight = 1.0
         self._outgoing = outgoing
         self._capacity, self._backend = capacity_bytes, backend
@@ -226,7 +224,3 @@ def require_trainable(model: nn.Module) -> torch.device:
             " model.to(device)"
         )
     return params[0].device
-
-
-def _join(device: torch.device) -> Transport:
-    return open_transport("auto", read_world(os.environ), device, os.environ)

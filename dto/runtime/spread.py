@@ -73,18 +73,13 @@ class Spread:
     def _split_layers(self, model: nn.Module, recipe: Recipe) -> TensorParallel | None:
         if self.layout.mesh.tp == 1:
             return None
-        names = {id(param): name for name, param in model.named_parameters()}
-        found = TensorParallel(
+        return TensorParallel(
             model,
             recipe.tensor_plan,
             transport=self._part("tp"),
             sequence_parallel=recipe.sequence_parallel,
             backend=recipe.implementation,
         )
-        now = dict(model.named_parameters())
-        for group in self.optimizer.param_groups:  # layers may have new parameters of their own
-            group["params"] = [now[names[id(p)]] for p in group["params"]]
-        return found
 
     def _cut_layers(
         self, model: nn.Module, recipe: Recipe, criterion: Callable[..., torch.Tensor] | None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -24,8 +23,7 @@ from dto.runtime.parameter_server.server import Push, Server
 from dto.runtime.parameter_server.service import Service
 from dto.runtime.parameter_server.share import make_shares, trained_by
 from dto.runtime.sameness import describe_model, require_same
-from dto.runtime.transport import Messenger, Transport, broadcast_all, open_transport
-from dto.runtime.world import read_world
+from dto.runtime.transport import Messenger, Transport, broadcast_all, join_world
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +76,7 @@ class ParameterServer:
     ) -> None:
         bound = staleness_of(mode, staleness)
         self._owned = transport is None
-        self.transport = transport = transport or _join()
+        self.transport = transport = transport or join_world(torch.device("cpu"))
         _check(transport, servers, timeout_seconds)
         self.model, self.optimizer, self.mode = model, optimizer, mode
         self.weight, self.ahead = 1.0, 0
@@ -277,11 +275,6 @@ class ParameterServer:
             self._service.break_off()
         if self._owned and not has_failed:
             self.transport.close()
-
-
-def _join() -> Transport:
-    """The world that the launcher made."""
-    return open_transport("auto", read_world(os.environ), torch.device("cpu"), os.environ)
 
 
 def _check(transport: Transport, servers: int, seconds: float) -> None:

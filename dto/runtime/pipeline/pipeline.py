@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from dto.checkpoint.sharded import Held
@@ -23,8 +21,7 @@ from dto.runtime.pipeline.partition import count_costs, cut, layers_of, measure_
 from dto.runtime.pipeline.schedule import make_plan
 from dto.runtime.pipeline.tied import TiedWeights
 from dto.runtime.sameness import describe_model, require_same
-from dto.runtime.transport import Transport, open_transport
-from dto.runtime.world import World, read_world
+from dto.runtime.transport import Transport, join_world
 
 BACKENDS = ("dto", "torch")
 
@@ -74,7 +71,7 @@ class Pipeline:
         timeout_seconds: float = SECONDS,
     ) -> None:
         self._is_joined = transport is None
-        self.transport = _join() if transport is None else transport
+        self.transport = join_world(torch.device("cpu")) if transport is None else transport
         self._links = Links(self.transport, timeout_seconds)
         self.stage, self.stages = self._links.stage, self._links.stages
         self.micro_batches, self.schedule = micro_batches, schedule
@@ -246,11 +243,3 @@ class Pipeline:
             MicroBatch(piece, target, len(piece[0]) / rows)
             for piece, target in zip(pieces, wanted, strict=True)
         ]
-
-
-def _join() -> Transport:
-    """Join the world that the launcher or the script made."""
-    if dist.is_initialized():
-        world = World(dist.get_rank(), dist.get_world_size())
-        return open_transport("gloo", world, torch.device("cpu"), os.environ)
-    return open_transport("auto", read_world(os.environ), torch.device("cpu"), os.environ)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Mapping
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
@@ -26,9 +24,8 @@ from dto.runtime.tensor.layers import (
 )
 from dto.runtime.tensor.norms import clip, spread_overflow
 from dto.runtime.tensor.plan import check_roles, following, is_inside, read_plan
-from dto.runtime.transport import Transport, broadcast_all, open_transport
+from dto.runtime.transport import Transport, broadcast_all, join_world
 from dto.runtime.transport.local import LocalTransport
-from dto.runtime.world import World, read_world
 
 BACKENDS = ("dto", "torch")
 
@@ -88,7 +85,7 @@ class TensorParallel:
             raise ConfigError(f"there is no tensor backend {backend!r}: use one of {names}")
         self.model, self._device = model, require_trainable(model)
         self._roles = following(read_plan(model, plan), sequence_parallel)
-        self._owned = None if transport else _join(self._device)
+        self._owned = None if transport else join_world(self._device)
         self.transport: Transport = transport or self._owned  # type: ignore[assignment]
         agreed = f"a plan of {self._roles}, backend {backend}"
         start_alike(self.transport, model, self._device, agreed)
@@ -269,12 +266,3 @@ def _give(parameter: nn.Parameter, value: torch.Tensor) -> None:
 def _global_rank(transport: Transport, rank: int) -> int:
     known = getattr(transport, "global_rank", None)
     return known(rank) if known else rank
-
-
-def _join(device: torch.device) -> Transport:
-    """Join the world that the script or the launcher made."""
-    if dist.is_initialized():
-        world = World(dist.get_rank(), dist.get_world_size())
-    else:
-        world = read_world(os.environ)
-    return open_transport("auto", world, device, os.environ)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 import torch
+import torch.distributed as dist
 
 from dto.errors import WorldError
 from dto.runtime.transport.base import Handle, Message, Messenger, Transport
 from dto.runtime.transport.local import LocalTransport
-from dto.runtime.world import World
+from dto.runtime.world import World, read_world
 
 __all__ = [
     "BACKENDS",
@@ -19,6 +21,7 @@ __all__ = [
     "Transport",
     "broadcast_all",
     "choose_backend",
+    "join_world",
     "open_transport",
 ]
 
@@ -51,6 +54,15 @@ def open_transport(
     from dto.runtime.transport.torch_transport import TorchTransport
 
     return TorchTransport(chosen, world, device)
+
+
+def join_world(device: torch.device) -> Transport:
+    """All ranks of the script's own process group, else those that the launcher started."""
+    if dist.is_initialized():
+        world = World(dist.get_rank(), dist.get_world_size())
+    else:
+        world = read_world(os.environ)
+    return open_transport("auto", world, device, os.environ)
 
 
 def broadcast_all(transport: Transport, tensors: list[torch.Tensor]) -> None:

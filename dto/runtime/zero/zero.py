@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 
@@ -18,8 +16,7 @@ from dto.runtime.control import Control
 from dto.runtime.data_parallel import require_trainable
 from dto.runtime.owners import set_owner
 from dto.runtime.sameness import describe_model, require_same
-from dto.runtime.transport import Transport, open_transport
-from dto.runtime.world import World, read_world
+from dto.runtime.transport import Transport, join_world
 from dto.runtime.zero.block import Memory
 from dto.runtime.zero.controls import Controls
 from dto.runtime.zero.engine import Engine
@@ -81,7 +78,7 @@ class Zero:
         require_elementwise(optimizer, elementwise)
         self.model, self.optimizer, self.stage = model, optimizer, stage
         self._is_joined = transport is None
-        self.transport = transport = transport or _join(device)
+        self.transport = transport = transport or join_world(device)
         mine = [f"ZeRO {stage}, {mixed_precision}, units {units}", *describe_model(model)]
         require_same(transport, "another model", mine)
         self._controls = Controls(transport, outgoing, device, model.buffers())
@@ -201,11 +198,3 @@ def _check(model: nn.Module, memory: Memory, backend: str) -> torch.device:
             f"mixed_precision is {memory.precision}: use torch.bfloat16 or torch.float16"
         )
     return require_trainable(model)
-
-
-def _join(device: torch.device) -> Transport:
-    """All ranks that the launcher started, or the script itself."""
-    world = read_world(os.environ)
-    if dist.is_initialized():
-        world = World(dist.get_rank(), dist.get_world_size())
-    return open_transport("auto", world, device, os.environ)
