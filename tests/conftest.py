@@ -7,12 +7,17 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.layers import NEEDS, must_run
 
 # A shell that starts us with `&` has SIGINT ignored, and dto respects that as nohup asks it to; the
 # tests of Ctrl-C start from a terminal's setting.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A busy machine is no failure.
+settings.register_profile("dto", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("dto")
 
 
 @pytest.hookimpl(tryfirst=True)

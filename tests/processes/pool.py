@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dto.launch.key_value import KeyValueServer
-from tests.processes.test_runtime_ranks import environments
+from tests.processes.ranks import environments
 
 SECONDS = 60.0
 _START_SECONDS = 180.0
@@ -54,6 +54,8 @@ class Pool:
     ) -> list[dict[str, Any]]:
         """As `run`, with {"error": text, "kind": class} of ranks that failed."""
         if not self._ranks:
+            if self.backend == "horovod":  # its idle ranks poll
+                _stop_horovod()
             self._start()
         line = json.dumps({"case": case, "world": world, "arguments": arguments})
         for rank in self._ranks:
@@ -114,11 +116,21 @@ def _read(rank: subprocess.Popen[str], answers: queue.Queue[str]) -> None:
     answers.put("")
 
 
+_horovod: list[Pool] = []
+
+
+def _stop_horovod() -> None:
+    for other in _horovod:
+        other.stop()
+
+
 @functools.cache
 def pool(backend: str, world: int = 4) -> Pool:
     """The pool whose first `world` ranks can be used; it ends with the tests."""
     if backend != "horovod" and world != 4:
         return pool(backend)
     found = Pool(backend, world)
+    if backend == "horovod":
+        _horovod.append(found)
     atexit.register(found.stop)
     return found

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import functools
 import json
-import subprocess
-import sys
 import tempfile
 from typing import Any
 
 import pytest
 
-from dto.launch.key_value import KeyValueServer
 from tests.helpers import PROGRAMS
-from tests.processes.test_runtime_ranks import environments
+from tests.processes.ranks import run_ranks
 
 pytestmark = [pytest.mark.process, pytest.mark.ranks]
 WORLDS = [2, 3, 4]
@@ -21,21 +18,10 @@ WORLDS = [2, 3, 4]
 
 def launch(world: int, *options: str) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(PROGRAMS / "collectives.py"), folder, *options]
-        ranks = [
-            subprocess.Popen(
-                command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-            )
-            for env in environments("gloo", world, 0)
-        ]
-        try:
-            outputs = [rank.communicate(timeout=100) for rank in ranks]
-        finally:
-            for rank in ranks:
-                rank.kill()
-    expected = [0] * (world - 1) + [9]  # the last one is lost on purpose
-    assert [rank.returncode for rank in ranks] == expected, [err for _, err in outputs]
-    return [json.loads(out) for out, _ in outputs[:-1]]
+        lost = [0] * (world - 1) + [9]  # the last one is lost on purpose
+        program = PROGRAMS / "collectives.py"
+        outputs = run_ranks("gloo", world, program, folder, *options, codes=lost)
+    return [json.loads(out) for out in outputs[:-1]]
 
 
 @functools.cache
@@ -152,21 +138,7 @@ except WorldError as error:
 
 @pytest.mark.horovod
 def test_horovod_keeps_its_own_all_reduce_and_says_what_it_lacks() -> None:
-    server = KeyValueServer("127.0.0.1")
-    server.allow("127.0.0.1")
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", ON_HOROVOD], env=env, stdout=subprocess.PIPE, text=True
-        )
-        for env in environments("horovod", 2, server.port)
-    ]
-    try:
-        outputs = [rank.communicate(timeout=100)[0] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-        server.close()
-    for output in outputs:
+    for output in run_ranks("horovod", 2, "-c", ON_HOROVOD):
         auto, native, words = json.loads(output.splitlines()[-1])
         assert (auto, native) == ([2.0] * 5, [1.0] * 5)
         assert "needs Gloo" in words and "horovod" in words

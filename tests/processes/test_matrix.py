@@ -95,7 +95,7 @@ CASES = [
         for case in TORCH
         for world in ((2, 3, 4) if IS_FULL else (3,))
     ),
-    *(("horovod", world, case) for case in HOROVOD for world in ((2, 3, 4) if IS_FULL else (2,))),
+    *(("horovod", world, case) for world in ((2, 3, 4) if IS_FULL else (2,)) for case in HOROVOD),
 ]
 
 

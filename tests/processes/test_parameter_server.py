@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.helpers import PROGRAMS
 from tests.processes.pool import pool
-from tests.processes.test_runtime_ranks import environments
+from tests.processes.ranks import run_ranks
 
 pytestmark = [pytest.mark.process, pytest.mark.ranks]
 
@@ -109,20 +107,8 @@ def test_horovod_says_that_it_cannot_send() -> None:
 
 
 def test_who_is_late_or_lost_is_named_by_all_who_are_left() -> None:
-    command = [sys.executable, str(PROGRAMS / "parameter_server.py")]
-    ranks = [
-        subprocess.Popen(
-            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for env in environments("gloo", 4, 0)
-    ]
-    try:
-        outputs = [rank.communicate(timeout=100) for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert [rank.returncode for rank in ranks] == [0, 9, 0, 9], [err for _, err in outputs]
-    found = [json.loads(out) if out else {} for out, _ in outputs]
+    outputs = run_ranks("gloo", 4, PROGRAMS / "parameter_server.py", codes=[0, 9, 0, 9])
+    found = [json.loads(out) if out else {} for out in outputs]
     for rank in (0, 1, 2):
         assert "rank 3 pushed no step within 1 s" in found[rank]["late"]
         assert "rank 3 went away" in found[rank]["worker lost"]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -12,7 +10,7 @@ import pytest
 from dto.runtime.pipeline.schedule import make_plan, peak_in_flight
 from tests.helpers import PROGRAMS
 from tests.processes.pool import pool
-from tests.processes.test_runtime_ranks import environments
+from tests.processes.ranks import run_ranks
 
 pytestmark = [pytest.mark.process, pytest.mark.ranks]
 Results = list[dict[str, Any]]
@@ -23,20 +21,8 @@ NUMBERS = ("sgd torch.float64", "adamw torch.float64", "adamw torch.float32")
 @pytest.fixture(scope="module")
 def results() -> Results:
     """Three ranks run every case once; by rank."""
-    command = [sys.executable, "-W", "error", str(PROGRAMS / "pipeline.py")]
-    ranks = [
-        subprocess.Popen(
-            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for env in environments("gloo", 3, 0)
-    ]
-    try:
-        outputs = [rank.communicate(timeout=100) for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert [rank.returncode for rank in ranks] == [0] * 3, [err for _, err in outputs]
-    return [json.loads(out.splitlines()[-1]) for out, _ in outputs]
+    outputs = run_ranks("gloo", 3, "-W", "error", PROGRAMS / "pipeline.py")
+    return [json.loads(out.splitlines()[-1]) for out in outputs]
 
 
 def matrix(results: Results, stages: int) -> Results:

@@ -4,66 +4,22 @@ from __future__ import annotations
 
 import functools
 import json
-import os
-import socket
-import subprocess
-import sys
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
-from dto.launch.environment import Job, Seating, rank_environment
-from dto.launch.key_value import KeyValueServer
 from tests.helpers import PROGRAMS
+from tests.processes.ranks import run_ranks
 
 TRANSPORTS = ["gloo", pytest.param("horovod", marks=pytest.mark.horovod)]
 WORLDS = [1, 2, 3, 4]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def environments(backend: str, world: int, kv_port: int) -> list[dict[str, str]]:
-    """What the agent would set, without an agent."""
-    port = free_port()
-    job = Job(run_dir="", attempt=0, generation=0, backend=backend, deadline=None)
-    kept: Mapping[str, str] = {**os.environ, "OMP_NUM_THREADS": "1"}
-    seats = [
-        Seating(
-            rank, world, rank, world, 0, 1, "here", "127.0.0.1", port, port, "127.0.0.1", kv_port,
-            "lo", [], 1,
-        )
-        for rank in range(world)
-    ]  # fmt: skip
-    tables = [rank_environment(seat, job, {}) for seat in seats]
-    ours = [{k: v for k, v in t.items() if k not in ("DTO_RUN_DIR", "DTO_SOCKET")} for t in tables]
-    return [{**kept, **table} for table in ours]
-
-
 @functools.cache
 def results(backend: str, world: int) -> list[dict[str, Any]]:
     """Run every case once; by rank."""
-    server = KeyValueServer("127.0.0.1")
-    server.allow("127.0.0.1")
-    command = [sys.executable, str(PROGRAMS / "collective.py")]
-    ranks = [
-        subprocess.Popen(
-            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for env in environments(backend, world, server.port)
-    ]
-    try:
-        outputs = [rank.communicate(timeout=100) for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-        server.close()
-    assert [rank.returncode for rank in ranks] == [0] * world, [err for _, err in outputs]
-    found: list[dict[str, Any]] = json.loads(outputs[0][0].splitlines()[-1])
+    outputs = run_ranks(backend, world, PROGRAMS / "collective.py")
+    found: list[dict[str, Any]] = json.loads(outputs[0].splitlines()[-1])
     return found
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import functools
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 
 from tests.helpers import PROGRAMS
 from tests.processes.pool import pool
-from tests.processes.test_runtime_ranks import environments
+from tests.processes.ranks import run_ranks
 
 pytestmark = [pytest.mark.process, pytest.mark.ranks]
 STAGES = (1, 2, 3)
@@ -125,14 +123,5 @@ def test_a_unit_may_hand_out_its_own_parameter() -> None:
 
 @pytest.mark.parametrize(("stage", "act"), [(1, "averaged"), (3, "gathered")])
 def test_a_lost_rank_is_an_error_that_names_rank_and_unit(stage: int, act: str) -> None:
-    command = [sys.executable, str(PROGRAMS / "zero_lost.py"), str(stage)]
-    ranks = [
-        subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
-        for env in environments("gloo", 2, 0)
-    ]
-    try:
-        said, _ = [rank.communicate(timeout=100)[0] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
+    said, _ = run_ranks("gloo", 2, PROGRAMS / "zero_lost.py", str(stage))
     assert said.startswith("rank 0 lost another while unit '") and f"was {act}:" in said

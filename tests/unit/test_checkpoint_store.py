@@ -205,7 +205,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Commit:
     return save(Store(tmp_path_factory.mktemp("saved")), 1)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_any_flipped_cut_or_deleted_byte_is_noticed(saved: Commit, data: st.DataObject) -> None:
     store = Store(saved.path.parent)

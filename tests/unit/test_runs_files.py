@@ -98,7 +98,7 @@ def test_the_gist_of_a_long_journal_is_its_states_and_its_end(tmp_path: Path) ->
     assert read_gist(tmp_path / "absent", "state") == []
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows=st.lists(st.dictionaries(st.text(max_size=5), st.integers() | st.text()), max_size=6),
        cut=st.integers(min_value=0, max_value=400))  # fmt: skip
 def test_a_journal_cut_anywhere_yields_its_first_whole_rows(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import (
     DataLoader,
@@ -51,7 +51,6 @@ def test_shares_are_disjoint_complete_and_even(total: int, world: int) -> None:
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-@settings(deadline=None)
 @given(length=st.integers(1, 60), batch=st.integers(1, 20), world=worlds, done=st.integers(0, 6))
 def test_ranks_together_draw_the_rest_of_the_epoch_once(
     length: int, batch: int, world: int, done: int
