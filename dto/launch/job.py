@@ -163,7 +163,7 @@ def _requeue(place: Place, attempt: Attempt) -> None:
     assert place.slurm is not None
     job_id = place.slurm.requeue(place.directory / "job.sh")
     if not job_id:
-        raise DtoError(f"SLURM refused to queue the job again: dto resume {place.run.id}")
+        raise DtoError(f"SLURM did not queue the job again: dto resume {place.run.id}")
     if job_id != place.slurm.job_id:
         notes = Notes(attempt, place.submission, job_id)
         notes.write("event", name="requeued", text=f"goes on as job {job_id}")

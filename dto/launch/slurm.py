@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -15,6 +16,20 @@ from dto.launch.stopping import parse_time_left
 from dto.runs.files import read_json, write_json
 
 _QUESTION_SECONDS = 30.0
+_PAUSE_SECONDS = 2.0
+_PATIENCE_SECONDS = 600.0
+"""How long a controller that is away, to restart perhaps, is asked to queue a job again."""
+_UNREACHABLE = re.compile(
+    r"unable to contact|connection refused|socket timed out|could not establish|no such host"
+    r"|communication connection failure|configuration source|unable to establish"
+    r"|unable to process configuration|standby mode|timed out after",
+    re.IGNORECASE,
+)
+
+
+def is_unreachable(said: str) -> bool:
+    """Tell a SLURM command that got no answer from one that was refused, by what it said."""
+    return _UNREACHABLE.search(said) is not None
 
 
 @dataclass(frozen=True)
@@ -36,19 +51,31 @@ class SlurmJob:
 
         After scancel, or where a preemption takes the job whole, the state is COMPLETING by the
         time SIGTERM comes; in the grace time of a preemption it is still RUNNING. A requeue of a
-        COMPLETING job works: it would bring back what somebody has just cancelled.
+        COMPLETING job works: it would bring back what somebody has just cancelled. Where SLURM
+        does not answer, it is not ending: a job that comes back can be cancelled again.
         """
-        return _ask("squeue", "-h", "-j", self.job_id, "-o", "%T").strip() != "RUNNING"
+        return _ask("squeue", "-h", "-j", self.job_id, "-o", "%T").strip() not in ("RUNNING", "")
 
     def requeue(self, job_script: Path) -> str:
         """Queue this job again and return its id.
 
         SLURM ends the batch script within a second of that, so this is its last action. Where a
-        site forbids requeueing, the same script is submitted to start after this job.
+        site forbids requeueing, the same script is submitted to start after this job; where SLURM
+        does not answer, it is asked again, and "" is returned if it never does.
         """
-        done = _run("scontrol", "requeue", self.job_id)
-        if done.returncode == 0:
+        end, was_lost = time.monotonic() + _PATIENCE_SECONDS, False
+        while (done := _run("scontrol", "requeue", self.job_id)).returncode != 0:
+            if not is_unreachable(done.stderr):
+                break
+            if time.monotonic() > end:
+                return ""
+            was_lost = True
+            time.sleep(_PAUSE_SECONDS)
+        if done.returncode == 0 or (was_lost and self.is_ending()):  # the answer alone was lost
             return self.job_id
+        return self._submit_again(job_script)
+
+    def _submit_again(self, job_script: Path) -> str:
         words = ["sbatch", "--parsable", f"--dependency=afterany:{self.job_id}"]
         again = _run(*words, script=job_script.read_text(errors="surrogateescape"))
         job_id = again.stdout.strip().partition(";")[0]

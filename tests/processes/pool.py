@@ -7,6 +7,7 @@ says so and stays; one that hangs costs the pool, which is started anew for the 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import json
 import queue
@@ -103,6 +104,9 @@ class Pool:
             rank.kill()
         for rank in self._ranks:
             rank.wait()
+            for pipe in (rank.stdin, rank.stdout):
+                with contextlib.suppress(OSError):  # what could not be written is lost anyway
+                    pipe.close()  # type: ignore[union-attr]
         if self._server is not None:
             self._server.close()
         self._server, self._ranks, self._answers = None, [], []

@@ -90,11 +90,20 @@ class Rig:
 
     def start(self) -> None:
         self._configure()
-        self._spawn("slurmctld", "-D", "-f", str(self.conf))
+        self.start_controller()
         for node in self.nodes:
             self.start_node(node)
         if not wait_for(self._all_idle, timeout=30):
             raise RigError(f"the rig's nodes did not come up:\n{self._log_tails()}")
+
+    def start_controller(self) -> None:
+        self._spawn("slurmctld", "-D", "-f", str(self.conf))
+
+    def lose_controller(self) -> None:
+        """Kill slurmctld; jobs go on, and it knows them when it is started again."""
+        [controller] = [daemon for daemon in self.daemons if daemon.name == "slurmctld"]
+        _kill(controller)
+        self.daemons.remove(controller)
 
     def start_node(self, node: str) -> None:
         self._spawn("slurmd", "-D", "-N", node, "-f", str(self.conf), name=node)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from dto.runs.files import read_rows
 from tests.helpers import PROGRAMS, dto, wait_for
 from tests.rig.rig import Rig
 from tests.rig.test_limits import SAMPLES, read_samples
@@ -36,6 +38,25 @@ def test_where_requeueing_is_refused_the_run_goes_on_under_a_new_job_id(
     assert by_old_id["job_id"] != job["job_id"]
     assert str(by_old_id["log"]).endswith(f"slurm-{by_old_id['job_id']}.out")
     assert ended(rig, tmp_path, str(by_old_id["job_id"]))["state"] == "COMPLETED"
+    assert read_samples(out) == Counter({sample: 4 for sample in range(SAMPLES)})
+
+
+def test_a_job_preempted_while_slurm_is_away_goes_on_when_it_is_back(
+    rig: Rig, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    job = submit(rig, tmp_path, PROGRAMS / "steady.py", out, "--every", "15m", "--pace", "0.3")
+    wait_for(lambda: (state(rig, tmp_path, job["run"])["step"] or 0) >= 3, timeout=60, every=0.5)  # type: ignore[operator]
+    rig.lose_controller()
+    [attempt] = tmp_path.glob(f"**/{job['run']}/attempt-1")
+    begun = [row for row in read_rows(attempt / "journal.jsonl") if row.get("pid")]
+    os.kill(int(begun[0]["pid"]), signal.SIGTERM)
+    wait_for((attempt / "result.json").exists, timeout=60)
+    time.sleep(5)  # it asks in vain meanwhile
+    rig.start_controller()
+    wait_for(lambda: state(rig, tmp_path, job["run"])["attempt"] == 2, timeout=90, every=0.5)
+    status = ended(rig, tmp_path, job["run"])
+    assert (status["state"], status["job_id"]) == ("COMPLETED", job["job_id"])
     assert read_samples(out) == Counter({sample: 4 for sample in range(SAMPLES)})
 
 

@@ -10,17 +10,12 @@ from collections.abc import Mapping, Sequence
 
 from dto.errors import ClusterError, SchedulerError
 from dto.jobs.schedulers.base import QueueEntry, outside_environment
+from dto.launch.slurm import is_unreachable
 
 _TIMEOUT_SECONDS = 60
 _FORMAT = "%i|%T|%r|%S|%L|%N"
 _STRAY = ("SLURM_", "SBATCH_", "SRUN_", "SQUEUE_", "SCANCEL_", "SACCT_", "SINFO_", "SALLOC_")
 _KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_CLUSTERS"}
-_UNREACHABLE = re.compile(
-    r"unable to contact|connection refused|socket timed out|could not establish|no such host"
-    r"|communication connection failure|configuration source|unable to establish"
-    r"|unable to process configuration",
-    re.IGNORECASE,
-)
 
 
 def clean_environment(env: Mapping[str, str]) -> dict[str, str]:
@@ -111,7 +106,7 @@ class Slurm:
 
 def _failure(program: str, done: subprocess.CompletedProcess[str]) -> ClusterError | SchedulerError:
     said = _words(done.stderr) or f"exit code {done.returncode}"
-    if _UNREACHABLE.search(said):
+    if is_unreachable(said):
         return ClusterError(f"SLURM cannot be reached: {said}")
     return SchedulerError(f"{program} refused: {said}")
 
