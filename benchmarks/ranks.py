@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dto.runtime.transport import Transport
 
-_SECONDS = 600
+_SECONDS = 3600
 
 
 def run_ranks(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import warnings
 from collections.abc import Callable
@@ -155,10 +154,6 @@ def _piped(workload: Workload, batch: int, backend: str) -> Case:
         return (time.perf_counter() - began) / workload.steps
 
     return case
-
-
-def is_master() -> bool:
-    return os.environ["RANK"] == "0"
 
 
 STRATEGIES: dict[str, Callable[[Workload, Transport], dict[str, Case]]] = {

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
 import random
 
-import torch
-
-from benchmarks.ranks import has_horovod, run_ranks
+from benchmarks.ranks import answer, has_horovod, run_ranks
 from benchmarks.report import Measure, ratio
-from benchmarks.step_cases import STRATEGIES, Case, is_master
+from benchmarks.step_cases import STRATEGIES, Case
 from benchmarks.workloads import WORKLOADS
-from dto.runtime.transport import Transport, open_transport
-from dto.runtime.world import read_world
+from dto.runtime.transport import Transport
 
 _PEERS = {"ddp": "torch", "zero3": "fully_shard", "pipeline": "schedule_1f1b"}
 _QUICK = {
@@ -30,7 +26,7 @@ Rows = dict[str, list[float]]
 
 
 def run(quick: bool) -> list[Measure]:
-    """For each world one set of processes; --quick: 2 ranks, without the MLP, fewer blocks."""
+    """For each world one set of processes; the MLP on 2 ranks; --quick: 2 ranks, fewer blocks."""
     measures = []
     for world in (2,) if quick else (2, 4):
         for backend in ("gloo", "horovod"):
@@ -54,9 +50,10 @@ def _ratios(name: str, backend: str, world: int, rows: Rows) -> list[Measure]:
 
 def _measure(backend: str, world: int, quick: bool) -> dict[str, Rows]:
     """Seconds a step by group, case and block."""
+    groups = (_QUICK if quick else _FULL)[backend].split()
     variables = {
-        "BENCH_BLOCKS": "6" if quick else "30",
-        "BENCH_GROUPS": (_QUICK if quick else _FULL)[backend],
+        "BENCH_BLOCKS": "6" if quick else "16",
+        "BENCH_GROUPS": " ".join(g for g in groups if world == 2 or not g.endswith("/mlp")),
         # dto would switch Horovod's own fusion off, and the peer needs it: both run with it on
         "HOROVOD_FUSION_THRESHOLD": str(128 << 20),
     }
@@ -65,9 +62,8 @@ def _measure(backend: str, world: int, quick: bool) -> dict[str, Rows]:
     return found
 
 
-def rank_main() -> None:
-    """Measure group after group; what a group built is gone before the next."""
-    transport = open_transport("auto", read_world(os.environ), torch.device("cpu"), os.environ)
+def _measure_groups(transport: Transport) -> dict[str, Rows]:
+    """Group after group; what a group built is gone before the next."""
     found: dict[str, Rows] = {}
     for group in os.environ["BENCH_GROUPS"].split():
         strategy, model = group.split("/")
@@ -75,10 +71,7 @@ def rank_main() -> None:
         found[group] = _in_blocks(cases, transport, int(os.environ["BENCH_BLOCKS"]))
         del cases
         gc.collect()
-    if is_master():
-        print(json.dumps(found), flush=True)
-    transport.barrier()
-    transport.close()
+    return found
 
 
 def _in_blocks(cases: dict[str, Case], transport: Transport, blocks: int) -> Rows:
@@ -94,4 +87,4 @@ def _in_blocks(cases: dict[str, Case], transport: Transport, blocks: int) -> Row
 
 
 if __name__ == "__main__":
-    rank_main()
+    answer(_measure_groups)
