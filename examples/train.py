@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dto.errors import DtoError
+from dto.errors import ConfigError, DtoError
 from dto.runtime.choice import Choice, choose, shard
-from dto.runtime.config_file import KEYS, ConfigFile, read_config
+from dto.runtime.config_file import KEYS, ConfigFile, meant, read_config
 from dto.runtime.world import World, read_world
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a misspelt setting is found without it
@@ -34,7 +34,11 @@ def parse() -> tuple[argparse.Namespace, dict[str, str]]:
         if key != "model_options":
             names = dict.fromkeys((f"--{key}", f"--{key.replace('_', '-')}"))
             settings.add_argument(*names, dest=key, metavar="VALUE")
-    options = parser.parse_args()
+    options, strange = parser.parse_known_args()
+    if strange:
+        name = strange[0].lstrip("-").partition("=")[0].replace("-", "_")
+        hint = f"{name} belongs into the file" if name == "model_options" else meant(name)
+        raise ConfigError(f"{strange[0]} is no setting for here: {hint}")
     flags = {key: getattr(options, key, None) for key in KEYS}
     return options, {key: value for key, value in flags.items() if value is not None}
 
@@ -90,8 +94,8 @@ def train(config: ConfigFile, task: Task, choice: Choice) -> None:
 
 
 def main() -> None:
-    options, flags = parse()
     try:
+        options, flags = parse()
         config = read_config(options.config, flags)
         world = World(size=config.num_gpus) if options.check else read_world(os.environ)
         task, choice = decide(config, world.size, world.local_size)

@@ -75,7 +75,7 @@ def read_config(path: Path, flags: Mapping[str, str] | None = None) -> ConfigFil
     written = read_yaml(path)
     for key in written:
         if key not in KEYS:
-            raise ConfigError(f"{path} has an unknown setting {key!r}: {_meant(key)}")
+            raise ConfigError(f"{path} has an unknown setting {key!r}: {meant(key)}")
     values = {}
     for key, text in {**written, **(flags or {})}.items():
         where = f"--{key}" if key in (flags or {}) else f"{path}: {key}"
@@ -93,7 +93,8 @@ def read_config(path: Path, flags: Mapping[str, str] | None = None) -> ConfigFil
     return found
 
 
-def _meant(key: str) -> str:
+def meant(key: str) -> str:
+    """What somebody may have meant who wrote an unknown setting."""
     near = difflib.get_close_matches(key.lower(), KEYS, n=1)
     return f"did you mean {near[0]}?" if near else f"use one of {', '.join(KEYS)}"
 

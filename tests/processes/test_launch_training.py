@@ -130,6 +130,21 @@ def test_a_setting_that_is_not_known_ends_with_2_and_one_line(tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["c.yaml"]  # no run was begun
 
 
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--epoch", "did you mean epochs?"),
+        ("--model-options", "model_options belongs into the file"),
+    ],
+)
+def test_a_flag_that_is_not_known_ends_with_2_and_one_line(
+    flag: str, words: str, tmp_path: Path
+) -> None:
+    (tmp_path / "c.yaml").write_text("model: mlp\n")
+    line = one_line(launch("--config", "c.yaml", flag, "3", cwd=tmp_path, code=2))
+    assert line == f"train.py: {flag} is no setting for here: {words}"
+
+
 def test_rules_that_do_not_fit_the_model_are_found_before_ranks_start(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("units: ['blocks.*']")
     text = "zero_redundancy: 3\nnum_gpus: 2\nsharding_strategy: manual\nsharding_rules: r.yaml"
