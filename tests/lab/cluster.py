@@ -226,7 +226,7 @@ class Cluster:
 
     def _wait_run(self, run: str, reached: Any, what: str, timeout: float) -> None:
         try:
-            wait_until(lambda: reached(self.status(run)), f"{run}: {what}", timeout, every=1.0)
+            wait_until(lambda: reached(self.status(run)), f"{run}: {what}", timeout, every=2.0)
         except LabError as error:
             raise LabError(f"{error}\n{self.status(run)}\n{self.logs(run)[-2000:]}") from None
 

@@ -54,9 +54,9 @@ class Pool:
         self, case: str, world: int, *, seconds: float = SECONDS, **arguments: Any
     ) -> list[dict[str, Any]]:
         """As `run`, with {"error": text, "kind": class} of ranks that failed."""
+        for idle in set(_horovod) - {self}:  # they would poll
+            idle.stop()
         if not self._ranks:
-            if self.backend == "horovod":  # its idle ranks poll
-                _stop_horovod()
             self._start()
         line = json.dumps({"case": case, "world": world, "arguments": arguments})
         for rank in self._ranks:
@@ -121,11 +121,6 @@ def _read(rank: subprocess.Popen[str], answers: queue.Queue[str]) -> None:
 
 
 _horovod: list[Pool] = []
-
-
-def _stop_horovod() -> None:
-    for other in _horovod:
-        other.stop()
 
 
 @functools.cache

@@ -19,7 +19,7 @@ from tests.processes.launching import (
     wait_until,
 )
 
-pytestmark = [pytest.mark.process, pytest.mark.ranks]
+pytestmark = [pytest.mark.process, pytest.mark.ranks, pytest.mark.timeout(300)]
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import json, os, signal, sys, time

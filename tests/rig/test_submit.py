@@ -33,7 +33,7 @@ def state(rig: Rig, root: Path, run: str) -> dict[str, object]:
 def ended(rig: Rig, root: Path, run: str, timeout: float = 90) -> dict[str, object]:
     """Wait for a run's end and return its status."""
     done = ("COMPLETED", "FAILED", "STOPPED", "CANCELLED")
-    wait_for(lambda: state(rig, root, run)["state"] in done, timeout=timeout, every=0.5)
+    wait_for(lambda: state(rig, root, run)["state"] in done, timeout=timeout, every=2)
     return state(rig, root, run)
 
 
